@@ -1,0 +1,166 @@
+"""Settings: what the operator may choose, with defaults that work on a plain Debian."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ocishim.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+DEFAULT_FILE = Path("/etc/ocishim/config.toml")
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+class Section(BaseModel):
+    """A table of the configuration file: an unknown key or a wrong type is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RuntimeSettings(Section):
+    """One OCI runtime, chosen by a pod's runtime_handler."""
+
+    path: AbsolutePath
+    """The program: anything that takes runc's command line."""
+
+
+class CniSettings(Section):
+    """Where CNI configuration and plugins are."""
+
+    conf_dir: AbsolutePath = "/etc/cni/net.d"
+    bin_dirs: list[AbsolutePath] = ["/opt/cni/bin", "/usr/lib/cni"]
+    timeout: Seconds = 90.0
+    """Seconds one plugin may take; past them it is killed with its group."""
+
+
+class ImageSettings(Section):
+    """The image store and its registries."""
+
+    certs_dir: AbsolutePath = "/etc/ocishim/certs.d"
+    """Registry hosts, as HOST/hosts.toml."""
+    parallel_layers: Annotated[int, Field(ge=1, le=64)] = 3
+    """Layers fetched and unpacked at a time by one pull."""
+    pull_progress_timeout: Seconds = 60.0
+    """Seconds without a byte after which a pull is given up."""
+
+
+class StreamingSettings(Section):
+    """The server behind exec, attach and port-forward URLs."""
+
+    address: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
+
+
+class ContainerSettings(Section):
+    """What every container gets, and how long its runtime may take."""
+
+    runtime_timeout: Seconds = 120.0
+    """Seconds one call of the OCI runtime or of conmon may take."""
+    conmon: AbsolutePath = "/usr/bin/conmon"
+    pause: AbsolutePath = "/usr/bin/catatonit"
+    """Started as `pause -P` in pods that share one PID namespace."""
+    cgroup_parent: AbsolutePath = "/ocishim"
+    """The parent of pods whose request names none."""
+    exec_sync_output: Annotated[int, Field(ge=4096, le=15 << 20)] = 15 << 20
+    """Bytes of stdout and stderr together that one ExecSync returns; kubelet takes 16 MiB at most."""
+
+
+class LogSettings(Section):
+    """The server's own log."""
+
+    level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+
+
+class Settings(Section):
+    """Everything the server reads from its configuration files and command line."""
+
+    root: AbsolutePath = "/var/lib/ocishim"
+    """What must survive a reboot: images, records, writable layers."""
+    state: AbsolutePath = "/run/ocishim"
+    """What belongs to this boot: namespaces, bundles, sockets."""
+    listen: Annotated[str, Field(pattern=r"^unix:///[^\x00]+$")] = "unix:///run/ocishim/ocishim.sock"
+    image_listen: Annotated[str, Field(pattern=r"^(unix:///[^\x00]+)?$")] = ""
+    """A socket of its own for the image service; empty: it shares `listen`."""
+    default_runtime: str = ""
+    """A name of `runtimes`; empty: crun, else runc, the first that this host can run."""
+    runtimes: dict[Name, RuntimeSettings] = {}
+    cni: CniSettings = CniSettings()
+    images: ImageSettings = ImageSettings()
+    streaming: StreamingSettings = StreamingSettings()
+    containers: ContainerSettings = ContainerSettings()
+    log: LogSettings = LogSettings()
+
+
+def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:
+    """Read the configuration file and its drop-ins (FILE.d/*.toml in name order), then `overrides`.
+
+    Only the default file may be absent. Raises InvalidArgument that names file, key and what was expected.
+    """
+    main = DEFAULT_FILE if file is None else file
+    merged: dict[str, object] = {}
+    origin: dict[str, Path] = {}
+    for path in _existing(main, required=file is not None):
+        table = _read(path)
+        _merge(merged, table, origin, path)
+    merged.update(overrides or {})
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise InvalidArgument("\n".join(_explain(error, origin, main))) from error
+
+
+def _existing(main: Path, *, required: bool) -> Iterable[Path]:
+    if required or main.exists():
+        yield main
+    yield from sorted(Path(f"{main}.d").glob("*.toml"))
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InvalidArgument(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{path}: not TOML: {error}") from error
+
+
+def _merge(
+    into: dict[str, object], table: dict[str, object], origin: dict[str, Path], path: Path, prefix: str = ""
+) -> None:
+    """Later files win key by key; tables are merged, arrays replaced."""
+    for key, value in table.items():
+        here = f"{prefix}{key}"
+        origin[here] = path
+        present = into.get(key)
+        if isinstance(value, dict):
+            below: dict[str, object] = present if isinstance(present, dict) else {}
+            into[key] = below
+            _merge(below, value, origin, path, f"{here}.")
+        else:
+            into[key] = value
+
+
+def _explain(error: ValidationError, origin: dict[str, Path], main: Path) -> Iterable[str]:
+    for item in error.errors(include_url=False):
+        key = ".".join(str(part) for part in item["loc"] if part != "[key]")
+        parts = key.split(".")
+        file = next(
+            (origin[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in origin), main
+        )
+        yield f"{file}: {key}: {_expected(item['type'], item['msg'], item.get('input'))}"
+
+
+def _expected(kind: str, message: str, value: Any) -> str:  # noqa: ANN401 - pydantic's own input, any TOML value
+    if kind == "extra_forbidden":
+        return "unknown key"
+    return f"{message} (found {value!r})"

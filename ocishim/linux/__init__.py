@@ -1,0 +1,1 @@
+"""The only home of system calls and subprocesses: thin, typed, named as the kernel names them."""

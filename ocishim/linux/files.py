@@ -1,0 +1,87 @@
+"""Files that survive power loss, and paths that cannot be led astray by symbolic links."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from contextlib import suppress
+
+from ocishim.linux import libc
+
+
+def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace path by data, so that a reader or a crash sees the old or the new content, never a part.
+
+    Written to a temporary name beside it, fsynced (unless not durable), renamed, and the directory fsynced.
+    Blocks on the disk: call it in a thread.
+    """
+    temporary = f"{path}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb", closefd=True) as file:
+            file.write(data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """fsync(2) a directory, so that names made or removed in it are on disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def unlink(path: str) -> bool:
+    """Remove a file; False where there was none."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory tree and be content where it is gone already; never follows symbolic links."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISDIR(os.lstat(path).st_mode):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def read_beneath(root: str, path: str, *, limit: int) -> bytes | None:
+    """A regular file's content, with path resolved as a process chrooted into root would; None if absent.
+
+    Raises OSError where it is no regular file (a FIFO is not waited for) or longer than limit bytes.
+    """
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fd = libc.openat2(
+                root_fd,
+                path.lstrip("/") or ".",
+                os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY,
+                resolve=libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS,
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(f"{path} in {root} is not a regular file")
+            data = file.read(limit + 1)
+    finally:
+        os.close(root_fd)
+    if len(data) > limit:
+        raise OSError(f"{path} in {root} is longer than {limit} bytes")
+    return data
