@@ -1,0 +1,1 @@
+"""Records on disk and the indexes of them in memory."""
