@@ -97,10 +97,17 @@ class ContainerMetadata(Record):
     tty: bool
     stdin: bool
     stdin_once: bool
+    config: bytes
+
+
+class ResolvedUser(BaseModel):
+    """Whom the container's process runs as, by the image's passwd and group files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     uid: int
     gid: int
     additional_gids: tuple[int, ...]
-    config: bytes
 
 
 class ContainerStatus(Record):
@@ -115,6 +122,7 @@ class ContainerStatus(Record):
     exit_code: int = 0
     reason: str = ""
     message: str = ""
+    user: ResolvedUser | None = None
     process: ProcessRef | None = None
 
     @property

@@ -115,23 +115,34 @@ def spawn(
     return Process(pid, tuple(argv))
 
 
-class Collector:
-    """Reads a pipe to its end on the event loop and keeps the first `limit` bytes; the rest is drained."""
+@dataclass(slots=True)
+class Budget:
+    """Bytes that may still be kept; shared by collectors whose sum is bounded."""
 
-    def __init__(self, fd: int, limit: int) -> None:
+    left: int
+
+    def take(self, chunk: bytes) -> bytes:
+        """As much of the chunk as may be kept."""
+        kept = chunk[: self.left]
+        self.left -= len(kept)
+        return kept
+
+
+class Collector:
+    """Reads a pipe to its end on the event loop and keeps what the budget allows; the rest is drained.
+
+    Owns the descriptor from the start.
+    """
+
+    def __init__(self, fd: int, budget: Budget) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
-        self._limit = limit
+        self._budget = budget
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._line: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._eof: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(fd, self._read)
-
-    @property
-    def size(self) -> int:
-        """Bytes kept so far."""
-        return self._size
 
     def _read(self) -> None:
         try:
@@ -143,16 +154,28 @@ class Collector:
         if not chunk:
             self._close()
             return
-        kept = chunk[: max(0, self._limit - self._size)]
-        if kept:
+        if kept := self._budget.take(chunk):
             self._chunks.append(kept)
-            self._size += len(kept)
+        if b"\n" in chunk:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._line is not None and not self._line.done():
+            self._line.set_result(None)
 
     def _close(self) -> None:
         if not self._eof.done():
             self._loop.remove_reader(self._fd)
             os.close(self._fd)
             self._eof.set_result(None)
+            self._wake()
+
+    async def line(self) -> bytes:
+        """The first line, or all there was at end of file; one caller at a time."""
+        if not self._eof.done() and not any(b"\n" in chunk for chunk in self._chunks):
+            self._line = self._loop.create_future()
+            await self._line
+        return b"".join(self._chunks).partition(b"\n")[0]
 
     async def finish(self, grace: float) -> bytes:
         """What was read, at end of file or after `grace` seconds (a descendant may hold the pipe on)."""
@@ -175,7 +198,12 @@ def _fill(memfd: int, data: bytes) -> None:
 
 @asynccontextmanager
 async def piped(
-    argv: Sequence[str], *, stdin: bytes, env: Mapping[str, str] | None, output_limit: int
+    argv: Sequence[str],
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+    output: Budget,
 ) -> AsyncIterator[tuple[Process, Collector, Collector]]:
     """Start a program with its input at hand and its output collected; killed and reaped on the way out."""
     out_read, out_write = os.pipe()
@@ -184,7 +212,7 @@ async def piped(
     try:
         if source is not None:
             _fill(source, stdin)
-        process = spawn(argv, stdin=source, stdout=out_write, stderr=err_write, env=env)
+        process = spawn(argv, stdin=source, stdout=out_write, stderr=err_write, pass_fds=pass_fds, env=env)
     except BaseException:
         os.close(out_read)
         os.close(err_read)
@@ -194,7 +222,7 @@ async def piped(
         os.close(err_write)
         if source is not None:
             os.close(source)
-    out, err = Collector(out_read, output_limit), Collector(err_read, output_limit)
+    out, err = Collector(out_read, output), Collector(err_read, output)
     try:
         yield process, out, err
     finally:
@@ -219,7 +247,7 @@ async def run(
     Raises DeadlineExceeded (naming `what`) after killing its group, FailedPrecondition where it cannot be
     executed. A failing exit code is the caller's to judge: see check.
     """
-    async with piped(argv, stdin=stdin, env=env, output_limit=output_limit) as (process, out, err):
+    async with piped(argv, stdin=stdin, env=env, output=Budget(output_limit)) as (process, out, err):
         try:
             async with asyncio.timeout(within):
                 returncode = await process.wait()

@@ -1,0 +1,1 @@
+"""The OCI runtime and conmon as this server calls them, and the exits they report."""

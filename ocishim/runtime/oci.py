@@ -1,0 +1,87 @@
+"""The OCI runtime's command line: what runc and crun, and all that imitate them, understand.
+
+`create` is conmon's to call (runtime/conmon.py).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ocishim.errors import OperationFailed
+from ocishim.linux import process
+from ocishim.protocol import runtime_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class RuntimeState(BaseModel):
+    """The answer of `RUNTIME state`, as much of it as is used (runtime-spec, runtime.md, State)."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    status: str
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OciRuntime:
+    """One runtime: its name here, its program, where it keeps its state, and seconds a call may take."""
+
+    name: str
+    path: str
+    root: str
+    timeout: float
+
+    def argv(self, *arguments: str) -> list[str]:
+        """The command line for arguments."""
+        return [self.path, "--root", self.root, *arguments]
+
+    async def start(self, container_id: str) -> None:
+        """Start the user's process of a created container. Raises OperationFailed in the runtime's words."""
+        await self._call("start", container_id)
+
+    async def delete(self, container_id: str) -> None:
+        """Kill what is left and drop the runtime's state; content where it knows no such container."""
+        try:
+            await self._call("delete", "--force", container_id)
+        except OperationFailed:
+            if await self.state(container_id) is not None:
+                raise
+
+    async def state(self, container_id: str) -> RuntimeState | None:
+        """What the runtime knows of the container; None where it knows none."""
+        finished = await process.run(
+            self.argv("state", container_id), what=f"state of container {container_id}", within=self.timeout
+        )
+        if finished.returncode != 0:
+            return None
+        try:
+            return RuntimeState.model_validate_json(finished.stdout)
+        except ValidationError as error:
+            raise OperationFailed(
+                f"container {container_id}: {self.path} state answered nonsense: {finished.stdout[:200]!r}"
+            ) from error
+
+    async def _call(self, verb: str, *arguments: str) -> None:
+        what = f"container {arguments[-1]}: {self.name} {verb}"
+        finished = await process.run(self.argv(verb, *arguments), what=what, within=self.timeout)
+        if finished.returncode != 0:
+            raise OperationFailed(f"{what}: {runtime_error.words(finished.words())}")
+
+
+@contextmanager
+def process_file(content: bytes) -> Iterator[int]:
+    """A file in memory with the process to exec; pass it on and name it /proc/self/fd/N."""
+    fd = os.memfd_create("process.json", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        yield fd
+    finally:
+        os.close(fd)
