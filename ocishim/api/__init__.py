@@ -1,0 +1,1 @@
+"""Generated from proto/ by `./dev proto`; never edited by hand."""
