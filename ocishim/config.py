@@ -66,6 +66,8 @@ class ContainerSettings(Section):
     runtime_timeout: Seconds = 120.0
     """Seconds one call of the OCI runtime or of conmon may take."""
     conmon: AbsolutePath = "/usr/bin/conmon"
+    seccomp_profile: AbsolutePath = "/usr/share/containers/seccomp.json"
+    """What RuntimeDefault means; Debian ships it in golang-github-containers-common."""
     pause: AbsolutePath = "/usr/bin/catatonit"
     """Started as `pause -P` in pods that share one PID namespace."""
     cgroup_parent: AbsolutePath = "/ocishim"

@@ -71,8 +71,8 @@ def refusal(name: str, path: str | None) -> str | None:
     controllers = _hybrid_controllers()
     if name == "crun" and controllers:
         return (
-            f"crun refuses a cgroup v1 host whose v2 tree still has controllers ({controllers}); mount them as "
-            "v1 hierarchies: mkdir /sys/fs/cgroup/hugetlb && "
+            f"crun refuses a cgroup v1 host whose v2 tree still has controllers ({controllers}); mount them "
+            "as v1 hierarchies: mkdir /sys/fs/cgroup/hugetlb && "
             "mount -t cgroup -o hugetlb cgroup /sys/fs/cgroup/hugetlb"
         )
     return None

@@ -1,0 +1,1 @@
+"""Published file formats as pydantic models and parsers: OCI runtime and image, references, CNI."""

@@ -1,0 +1,94 @@
+"""What a container sees: the file systems that all have, the pod's files, the request's mounts."""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING, Final
+
+from ocishim.api.runtime import v1
+from ocishim.spec.runtime import Mount
+
+if TYPE_CHECKING:
+    from ocishim.translate.facts import ContainerInputs, MountSource
+
+_PROPAGATION: Final = {
+    v1.MountPropagation.PROPAGATION_PRIVATE: "rprivate",
+    v1.MountPropagation.PROPAGATION_HOST_TO_CONTAINER: "rslave",
+    v1.MountPropagation.PROPAGATION_BIDIRECTIONAL: "rshared",
+}
+_NO_EXEC: Final = ["nosuid", "noexec", "nodev"]
+
+
+def mounts(inputs: ContainerInputs) -> list[Mount]:
+    """All mounts in the order in which they are made: a directory before what lies in it."""
+    context = inputs.config.linux.security_context
+    table = {mount.destination: mount for mount in _defaults(inputs, privileged=context.privileged)}
+    for source in inputs.mounts:
+        wanted = _request_mount(source)
+        table[wanted.destination] = wanted
+    # Stable: of two equally deep ones the earlier stays first.
+    return sorted(table.values(), key=lambda mount: mount.destination.rstrip("/").count("/"))
+
+
+def _defaults(inputs: ContainerInputs, *, privileged: bool) -> list[Mount]:
+    readonly = [] if privileged else ["ro"]
+    result = [
+        Mount(destination="/proc", type="proc", source="proc", options=_NO_EXEC),
+        Mount(
+            destination="/dev",
+            type="tmpfs",
+            source="tmpfs",
+            options=["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        Mount(
+            destination="/dev/pts",
+            type="devpts",
+            source="devpts",
+            options=["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        Mount(destination="/dev/mqueue", type="mqueue", source="mqueue", options=_NO_EXEC),
+        Mount(destination="/sys", type="sysfs", source="sysfs", options=[*_NO_EXEC, *(readonly or ["rw"])]),
+        Mount(
+            destination="/sys/fs/cgroup",
+            type="cgroup",
+            source="cgroup",
+            options=[*_NO_EXEC, "relatime", *(readonly or ["rw"])],
+        ),
+    ]
+    sandbox = inputs.sandbox
+    result.append(_bind("/dev/shm", sandbox.shm, ["rw", "nosuid", "noexec", "nodev"]))  # noqa: S108
+    root_is_readonly = inputs.config.linux.security_context.readonly_rootfs
+    for destination, source in (
+        ("/etc/resolv.conf", sandbox.resolv_conf),
+        ("/etc/hostname", sandbox.hostname_file),
+    ):
+        access = "ro" if root_is_readonly else "rw"
+        result.append(_bind(destination, source, [access, "nosuid", "noexec", "nodev"]))
+    return result
+
+
+def _bind(destination: str, source: str, options: list[str]) -> Mount:
+    return Mount(destination=destination, type="bind", source=source, options=["rbind", "rprivate", *options])
+
+
+def _request_mount(found: MountSource) -> Mount:
+    asked = found.request
+    options = ["rbind", _PROPAGATION[asked.propagation], "ro" if asked.readonly else "rw"]
+    if asked.recursive_read_only:
+        options.append("rro")
+    return Mount(
+        destination=posixpath.normpath("/" + asked.container_path.strip("/")),
+        type="bind",
+        source=found.source,
+        options=[*options, *asked.mount_options],
+    )
+
+
+def rootfs_propagation(config: v1.ContainerConfig) -> str | None:
+    """What the container's root must be for the mounts' propagation to reach it."""
+    asked = {mount.propagation for mount in config.mounts}
+    if v1.MountPropagation.PROPAGATION_BIDIRECTIONAL in asked:
+        return "rshared"
+    if v1.MountPropagation.PROPAGATION_HOST_TO_CONTAINER in asked:
+        return "rslave"
+    return None
