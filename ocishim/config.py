@@ -156,9 +156,7 @@ def _explain(error: ValidationError, origin: dict[str, Path], main: Path) -> Ite
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"] if part != "[key]")
         parts = key.split(".")
-        file = next(
-            (origin[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in origin), main
-        )
+        file = next((origin[name] for n in range(len(parts), 0, -1) if (name := ".".join(parts[:n])) in origin), main)
         yield f"{file}: {key}: {_expected(item['type'], item['msg'], item.get('input'))}"
 
 

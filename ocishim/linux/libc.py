@@ -126,9 +126,7 @@ def setns(fd: int, nstype: int) -> None:
 def openat2(dirfd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
     """openat2(2); close-on-exec is always set. Returns a descriptor that the caller owns."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
-    fd = _libc().syscall(
-        ctypes.c_long(_SYS_OPENAT2), dirfd, _bytes(path), ctypes.byref(how), ctypes.sizeof(how)
-    )
+    fd = _libc().syscall(ctypes.c_long(_SYS_OPENAT2), dirfd, _bytes(path), ctypes.byref(how), ctypes.sizeof(how))
     return _check(fd, path)
 
 
@@ -152,24 +150,18 @@ def fsmount(fd: int, attributes: int = 0) -> int:
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
     """open_tree(2)."""
-    return _check(
-        _libc().syscall(ctypes.c_long(_SYS_OPEN_TREE), dirfd, _bytes(path), flags | OPEN_TREE_CLOEXEC), path
-    )
+    return _check(_libc().syscall(ctypes.c_long(_SYS_OPEN_TREE), dirfd, _bytes(path), flags | OPEN_TREE_CLOEXEC), path)
 
 
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2) of the mount that fd names onto a path."""
     _check(
-        _libc().syscall(
-            ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", -100, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH
-        ),
+        _libc().syscall(ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", -100, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH),
         target,
     )
 
 
-def mount_setattr(
-    dirfd: int, path: str, flags: int, *, set_: int = 0, clear: int = 0, propagation: int = 0
-) -> None:
+def mount_setattr(dirfd: int, path: str, flags: int, *, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
     """mount_setattr(2)."""
     attributes = _MountAttr(set_, clear, propagation, 0)
     _check(
@@ -183,3 +175,8 @@ def mount_setattr(
         ),
         path,
     )
+
+
+def syncfs(fd: int) -> None:
+    """syncfs(2): write everything of the filesystem that fd is on to disk."""
+    _check(_libc().syncfs(fd), "syncfs")

@@ -252,9 +252,7 @@ async def run(
             async with asyncio.timeout(within):
                 returncode = await process.wait()
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"{what}: {argv[0]} did not finish within {within:g} s and was killed"
-            ) from error
+            raise DeadlineExceeded(f"{what}: {argv[0]} did not finish within {within:g} s and was killed") from error
         grace = 0.2
         return Finished(tuple(argv), returncode, await out.finish(grace), await err.finish(grace))
 

@@ -83,9 +83,7 @@ def arguments(pod: PodNetwork) -> str:
     }
     for key, value in pairs.items():
         if any(character in value for character in ";=\n\r\0"):
-            raise InvalidArgument(
-                f"{key}: {value!r} holds ';', '=' or a line break and cannot be a CNI argument"
-            )
+            raise InvalidArgument(f"{key}: {value!r} holds ';', '=' or a line break and cannot be a CNI argument")
     return ";".join(f"{key}={value}" for key, value in pairs.items())
 
 

@@ -58,9 +58,7 @@ class Cni:
         """What ADD is going to be given. Raises FailedPrecondition where there is no usable network."""
         found = self._look()
         if found.conflist is None:
-            raise FailedPrecondition(
-                f"pod {pod.namespace}/{pod.name} has no network to join: {found.complaint}"
-            )
+            raise FailedPrecondition(f"pod {pod.namespace}/{pod.name} has no network to join: {found.complaint}")
         return Attachment(
             sandbox_id=pod.sandbox_id,
             netns=pod.netns,
@@ -166,9 +164,7 @@ class Cni:
         for path in paths:
             try:
                 with open(path, "rb") as file:
-                    conflist = spec.parse_conflist(
-                        file.read(_LARGEST_CONFIG), is_list=path.endswith(".conflist")
-                    )
+                    conflist = spec.parse_conflist(file.read(_LARGEST_CONFIG), is_list=path.endswith(".conflist"))
             except (OSError, ValueError) as error:
                 complaints.append(f"{path}: {error}")
                 continue

@@ -50,9 +50,7 @@ def find(settings: Settings, runtime_root: str) -> Runtimes:
         if name not in paths and (path := _which(name)):
             paths[name] = path
     timeout = settings.containers.runtime_timeout
-    runtimes = {
-        name: OciRuntime(name, path, f"{runtime_root}/{name}", timeout) for name, path in paths.items()
-    }
+    runtimes = {name: OciRuntime(name, path, f"{runtime_root}/{name}", timeout) for name, path in paths.items()}
     refusals = {name: why for name in {*KNOWN, *paths} if (why := refusal(name, paths.get(name)))}
     default = settings.default_runtime
     if default and default not in runtimes:

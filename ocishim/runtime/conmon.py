@@ -94,9 +94,7 @@ async def _answer(command: list[str], log_file: str, within: float, what: str) -
         }
         answer = process.Collector(sync_read, process.Budget(_ANSWER_LIMIT))
         ours.callback(answer.abandon)
-        launcher = process.spawn(
-            command, stdout=log, stderr=log, pass_fds=(sync_write, start_read), env=environment
-        )
+        launcher = process.spawn(command, stdout=log, stderr=log, pass_fds=(sync_write, start_read), env=environment)
         theirs.close()
         os.write(start_write, b"\0")
         try:
@@ -138,9 +136,7 @@ def _control(bundle: str, command: str) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        raise OperationFailed(
-            f"{path}: conmon cannot be told {command.strip()!r}: {error.strerror}"
-        ) from error
+        raise OperationFailed(f"{path}: conmon cannot be told {command.strip()!r}: {error.strerror}") from error
 
 
 def _tail(path: str) -> str:

@@ -12,9 +12,7 @@ from pydantic.alias_generators import to_camel
 class SpecModel(BaseModel):
     """A part of config.json: camelCase on disk, absent where None."""
 
-    model_config = ConfigDict(
-        extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
 
 class User(SpecModel):

@@ -59,11 +59,7 @@ def _process(inputs: ContainerInputs) -> spec.Process:
 def _namespaces(inputs: ContainerInputs) -> list[spec.Namespace]:
     pinned = inputs.sandbox.namespaces
     result = [spec.Namespace(type="mount")]
-    result += [
-        spec.Namespace(type=TYPES[kind], path=pinned[kind])
-        for kind in ("net", "ipc", "uts")
-        if kind in pinned
-    ]
+    result += [spec.Namespace(type=TYPES[kind], path=pinned[kind]) for kind in ("net", "ipc", "uts") if kind in pinned]
     options = inputs.config.linux.security_context.namespace_options
     mode = options.pid if betterproto.serialized_on_wire(options) else v1.NamespaceMode.POD
     if mode == v1.NamespaceMode.TARGET:

@@ -27,9 +27,7 @@ def arguments(config: v1.ContainerConfig, image: ImageFacts) -> list[str]:
     return line
 
 
-def environment(
-    config: v1.ContainerConfig, image: ImageFacts, identity: Identity, hostname: str
-) -> list[str]:
+def environment(config: v1.ContainerConfig, image: ImageFacts, identity: Identity, hostname: str) -> list[str]:
     """One value a name: defaults, the image's over them, the request's over those."""
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
     if config.tty:

@@ -29,9 +29,7 @@ def resources(asked: v1.LinuxContainerResources, host: HostFacts) -> spec.Resour
         cpus=asked.cpuset_cpus or None,
         mems=asked.cpuset_mems or None,
     )
-    hugepages = [
-        spec.HugepageLimit(page_size=limit.page_size, limit=limit.limit) for limit in asked.hugepage_limits
-    ]
+    hugepages = [spec.HugepageLimit(page_size=limit.page_size, limit=limit.limit) for limit in asked.hugepage_limits]
     return spec.Resources(
         memory=memory,
         cpu=cpu if cpu.model_dump(exclude_none=True) else None,

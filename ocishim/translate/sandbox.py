@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_HOSTNAME: Final = 64
-_SYSCTL: Final = re.compile(
-    r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9*]([-_a-z0-9]*[a-z0-9])?)+$", re.IGNORECASE
-)
+_SYSCTL: Final = re.compile(r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9*]([-_a-z0-9]*[a-z0-9])?)+$", re.IGNORECASE)
 _IPC_SYSCTLS: Final = (
     "kernel.shmmax",
     "kernel.shmall",
@@ -118,9 +116,7 @@ def cgroup_parent(config: v1.PodSandboxConfig, default: str) -> str:
 def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str, str]) -> spec.RuntimeSpec:
     """The process that keeps a shared PID namespace: a static init in an otherwise empty root."""
     kinds = [spec.Namespace(type="pid"), spec.Namespace(type="mount")]
-    kinds += [
-        spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"
-    ]
+    kinds += [spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"]
     return spec.RuntimeSpec(
         process=spec.Process(
             user=spec.User(uid=65535, gid=65535),
@@ -132,12 +128,8 @@ def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str,
         ),
         root=spec.Root(path=rootfs, readonly=True),
         mounts=[
-            spec.Mount(
-                destination="/proc", type="proc", source="proc", options=["nosuid", "noexec", "nodev"]
-            ),
-            spec.Mount(
-                destination="/pause", type="bind", source=pause, options=["bind", "ro", "nosuid", "nodev"]
-            ),
+            spec.Mount(destination="/proc", type="proc", source="proc", options=["nosuid", "noexec", "nodev"]),
+            spec.Mount(destination="/pause", type="bind", source=pause, options=["bind", "ro", "nosuid", "nodev"]),
         ],
         linux=spec.Linux(
             cgroups_path=cgroup,

@@ -115,9 +115,7 @@ def check_capabilities(path: str, capabilities: v1.Capability) -> None:
                 raise fields.refuse(f"{path}.{key}", given, "is no capability")
 
 
-def capabilities(
-    context: v1.LinuxContainerSecurityContext, host: HostFacts, *, root: bool
-) -> spec.Capabilities:
+def capabilities(context: v1.LinuxContainerSecurityContext, host: HostFacts, *, root: bool) -> spec.Capabilities:
     """The five sets. What the server itself lacks is left out of ALL and of the defaults.
 
     Raises FailedPrecondition where such a capability is asked for by name: it cannot be had. Inheritable stays

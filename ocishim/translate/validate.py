@@ -77,9 +77,7 @@ def _user(path: str, context: v1.LinuxSandboxSecurityContext | v1.LinuxContainer
         raise fields.refuse(f"{path}.run_as_group", context.run_as_group.value, "needs run_as_user")
     for key in ("seccomp", "apparmor"):
         profile: v1.SecurityProfile = getattr(context, key)
-        fields.known(
-            f"{path}.{key}.profile_type", profile.profile_type, v1.SecurityProfileProfileType.__members__
-        )
+        fields.known(f"{path}.{key}.profile_type", profile.profile_type, v1.SecurityProfileProfileType.__members__)
         if profile.profile_type == v1.SecurityProfileProfileType.Localhost and not profile.localhost_ref:
             raise InvalidArgument(f"{path}.{key}.localhost_ref is required with profile_type Localhost")
 
@@ -126,22 +124,16 @@ def _mounts(mounts: Sequence[v1.Mount]) -> None:
         if mount.container_path.strip("/") in ("", "."):
             raise fields.refuse(f"{path}.container_path", mount.container_path, "is the root itself")
         if mount.image.image:
-            raise InvalidArgument(
-                f"{path}.image: ImageVolumeMountFailed: image volumes are not supported yet"
-            )
+            raise InvalidArgument(f"{path}.image: ImageVolumeMountFailed: image volumes are not supported yet")
         fields.absolute(f"{path}.host_path", mount.host_path)
         fields.known(f"{path}.propagation", mount.propagation, v1.MountPropagation.__members__)
         if mount.recursive_read_only and (
             not mount.readonly or mount.propagation != v1.MountPropagation.PROPAGATION_PRIVATE
         ):
-            raise InvalidArgument(
-                f"{path}.recursive_read_only: RROUnsupported: needs readonly and PROPAGATION_PRIVATE"
-            )
+            raise InvalidArgument(f"{path}.recursive_read_only: RROUnsupported: needs readonly and PROPAGATION_PRIVATE")
         for option in mount.mount_options:
             if option not in _MOUNT_OPTIONS:
-                raise fields.refuse(
-                    f"{path}.mount_options", option, f"is none of {', '.join(_MOUNT_OPTIONS)}"
-                )
+                raise fields.refuse(f"{path}.mount_options", option, f"is none of {', '.join(_MOUNT_OPTIONS)}")
         if mount.uid_mappings or mount.gid_mappings:
             raise InvalidArgument(f"{path}.uidMappings: id-mapped mounts are not supported yet")
 

@@ -1,0 +1,192 @@
+"""One layer's tar, extracted into a directory by libarchive, with whiteouts in overlayfs's form.
+
+It runs in a thread made for it that has chrooted into the directory: whatever names, links and orders a
+hostile layer brings, they resolve inside. Ownership, modes, times, hard links and xattrs are the tar's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import posixpath
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from libarchive import extract, ffi, read
+from libarchive.exception import ArchiveError
+
+from ocishim.errors import InvalidArgument
+from ocishim.linux import libc
+
+if TYPE_CHECKING:
+    from libarchive.entry import ArchiveEntry
+
+BLOCK: Final = 256 << 10
+MOST_ENTRIES: Final = 5_000_000
+MOST_BYTES: Final = 1 << 40
+_WHITEOUT: Final = ".wh."
+_OPAQUE: Final = ".wh..wh..opq"
+_OPAQUE_XATTR: Final = "trusted.overlay.opaque"
+_KEPT_XATTRS: Final = (b"user.", b"security.capability")
+_FLAGS: Final = (
+    extract.EXTRACT_OWNER
+    | extract.EXTRACT_PERM
+    | extract.EXTRACT_TIME
+    | extract.EXTRACT_XATTR
+    | extract.EXTRACT_ACL
+    | extract.EXTRACT_SECURE_NODOTDOT
+    | extract.EXTRACT_SECURE_NOABSOLUTEPATHS
+)
+_FILESYSTEM_BLOCK: Final = 4096
+
+
+class Source(Protocol):
+    """Where the tar comes from; must not raise, since C calls it: errors are kept and 0 returned."""
+
+    def readinto(self, buffer: bytearray) -> int:
+        """Fill the buffer; 0 at the end."""
+
+
+@dataclass(slots=True)
+class Extracted:
+    """What came out."""
+
+    size: int = 0
+    """Bytes, in whole blocks of the filesystem."""
+    inodes: int = 0
+
+
+def extract_layer(source: Source, directory: str) -> Extracted:
+    """Extract into the directory; call it in a thread of its own, whose root this changes for good.
+
+    Raises InvalidArgument for a tar that is none or holds what a layer must not.
+    """
+    libc.unshare(libc.CLONE_FS)
+    os.chroot(directory)
+    os.chdir("/")
+    os.umask(0o022)
+    layer = _Layer()
+    try:
+        with (
+            read.stream_reader(source, format_name="tar", filter_name="none", block_size=BLOCK) as archive,
+            extract.new_archive_write_disk(_FLAGS) as disk,
+        ):
+            for entry in archive:
+                layer.take(archive._pointer, disk, entry)  # noqa: SLF001 # type: ignore[attr-defined] - no accessor
+    except ArchiveError as error:
+        raise InvalidArgument(f"the layer's tar cannot be extracted: {error}") from error
+    layer.finish()
+    return layer.extracted
+
+
+class _Layer:
+    def __init__(self) -> None:
+        self.extracted = Extracted()
+        self._entries = 0
+        self._whiteouts: set[str] = set()
+        self._opaque: set[str] = set()
+        functions = _functions()
+        self._extract = functions["read_extract2"]
+        self._xattr = functions
+
+    def take(self, archive: int, disk: int, entry: ArchiveEntry) -> None:
+        self._entries += 1
+        if self._entries > MOST_ENTRIES or self.extracted.size > MOST_BYTES:
+            raise InvalidArgument(f"the layer holds more than {MOST_ENTRIES} entries or {MOST_BYTES} bytes")
+        name = _inside(os.fsdecode(ffi.entry_pathname(entry._entry_p) or b""))  # noqa: SLF001
+        directory, base = posixpath.split(name)
+        if base.startswith(_WHITEOUT):
+            self._whiteout(directory, base)
+            return
+        ffi.entry_copy_pathname(entry._entry_p, os.fsencode(name or "."))  # noqa: SLF001
+        link = ffi.entry_hardlink(entry._entry_p)  # noqa: SLF001
+        if link:
+            ffi.entry_copy_link(entry._entry_p, os.fsencode(_inside(os.fsdecode(link))))  # noqa: SLF001
+        elif not ffi.entry_filetype(entry._entry_p):  # noqa: SLF001
+            raise InvalidArgument(f"the layer's entry {name!r} has no type")
+        self._filter_xattrs(entry._entry_p)  # noqa: SLF001
+        self._make_way(name, is_directory=bool(entry.isdir))
+        self._extract(archive, entry._entry_p, disk)  # noqa: SLF001
+        if not link:
+            self.extracted.inodes += 1
+            self.extracted.size += -(-(entry.size or 0) // _FILESYSTEM_BLOCK) * _FILESYSTEM_BLOCK
+
+    def _make_way(self, name: str, *, is_directory: bool) -> None:
+        """A later entry replaces an earlier one of another kind; a directory over its own whiteout is opaque."""
+        if name in self._whiteouts:
+            os.unlink(name)
+            self._whiteouts.discard(name)
+            if is_directory:
+                self._opaque.add(name)
+
+    def _whiteout(self, directory: str, base: str) -> None:
+        if base == _OPAQUE:
+            os.makedirs(directory or ".", exist_ok=True)
+            self._opaque.add(directory or ".")
+            return
+        if base.startswith(_WHITEOUT * 2):
+            return  # aufs's own files, which nothing reads any more
+        hidden = base.removeprefix(_WHITEOUT)
+        if hidden in ("", ".", ".."):
+            raise InvalidArgument(f"the layer hides {hidden!r} in {directory!r}, which is no file")
+        target = posixpath.join(directory, hidden)
+        os.makedirs(directory or ".", exist_ok=True)
+        try:
+            os.mknod(target, stat.S_IFCHR, os.makedev(0, 0))
+        except FileExistsError:
+            # A whiteout hides what lower layers have, never what this one brings.
+            if stat.S_ISDIR(os.lstat(target).st_mode):
+                self._opaque.add(target)
+            return
+        self._whiteouts.add(target)
+        self.extracted.inodes += 1
+
+    def finish(self) -> None:
+        for directory in self._opaque:
+            with suppress(NotADirectoryError, FileNotFoundError):
+                os.setxattr(directory, _OPAQUE_XATTR, b"y", follow_symlinks=False)
+
+    def _filter_xattrs(self, entry: int) -> None:
+        """trusted.overlay.* in a tar would steer overlayfs itself; only what images need is kept."""
+        if not self._xattr["entry_xattr_count"](entry):
+            return
+        self._xattr["entry_xattr_reset"](entry)
+        kept: list[tuple[bytes, bytes]] = []
+        name, value, size = ctypes.c_char_p(), ctypes.c_void_p(), ctypes.c_size_t()
+        pointers = ctypes.byref(name), ctypes.byref(value), ctypes.byref(size)
+        while self._xattr["entry_xattr_next"](entry, *pointers) == 0:
+            if name.value is not None and name.value.startswith(_KEPT_XATTRS):
+                kept.append((name.value, ctypes.string_at(value, size.value)))
+        self._xattr["entry_xattr_clear"](entry)
+        for key, content in kept:
+            self._xattr["entry_xattr_add_entry"](entry, key, content, len(content))
+
+
+def _inside(name: str) -> str:
+    """The name relative to the layer's root. Raises InvalidArgument where it climbs."""
+    normal = posixpath.normpath(name.lstrip("/")) if name.strip("/") else "."
+    if normal.split("/")[0] == "..":
+        raise InvalidArgument(f"the layer's entry {name!r} leaves the layer")
+    return "" if normal == "." else normal
+
+
+def _functions() -> dict[str, ctypes._NamedFuncPointer]:
+    """Functions of libarchive(3) that libarchive-c does not declare."""
+    pointer, text, size = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t
+    declared = {
+        "read_extract2": ([pointer, pointer, pointer], ctypes.c_int),
+        "entry_xattr_count": ([pointer], ctypes.c_int),
+        "entry_xattr_reset": ([pointer], ctypes.c_int),
+        "entry_xattr_next": (
+            [pointer, ctypes.POINTER(text), ctypes.POINTER(pointer), ctypes.POINTER(size)],
+            ctypes.c_int,
+        ),
+        "entry_xattr_clear": ([pointer], None),
+        "entry_xattr_add_entry": ([pointer, text, text, size], None),
+    }
+    return {
+        name: ffi.ffi(name, arguments, result, ffi.check_int if name == "read_extract2" else None)
+        for name, (arguments, result) in declared.items()
+    }

@@ -1,0 +1,73 @@
+"""Root filesystems: overlayfs over a stack of layers (Documentation/filesystems/overlayfs.rst).
+
+Blocks shortly: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+from ocishim.errors import FailedPrecondition, OperationFailed
+from ocishim.linux import libc, mount
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_PAGE: Final = 4096
+
+
+def mount_overlay(layers: Sequence[str], *, upper: str, work: str, target: str) -> None:
+    """Mount the layers (lowest first) with a writable one on top.
+
+    Kernels from 6.5 take lower directories one by one, any number of them; before that all must fit a page.
+    Raises FailedPrecondition where this host or that filesystem cannot do it.
+    """
+    lowers = list(reversed(layers))
+    try:
+        if not _mount_by_parts(lowers, upper, work, target):
+            _mount_at_once(lowers, upper, work, target)
+    except OSError as error:
+        raise OperationFailed(f"{target}: overlayfs of {len(lowers)} layers: {error.strerror}") from error
+
+
+def _mount_by_parts(lowers: Sequence[str], upper: str, work: str, target: str) -> bool:
+    """False where the kernel is too old for lowerdir+."""
+    fs = libc.fsopen("overlay")
+    try:
+        try:
+            for lower in lowers:
+                libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "lowerdir+", lower)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return False
+            raise
+        libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "upperdir", upper)
+        libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "workdir", work)
+        libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
+        mounted = libc.fsmount(fs)
+    finally:
+        os.close(fs)
+    try:
+        libc.move_mount(mounted, target)
+    finally:
+        os.close(mounted)
+    return True
+
+
+def _mount_at_once(lowers: Sequence[str], upper: str, work: str, target: str) -> None:
+    with ExitStack() as opened:
+        short = []
+        for lower in lowers:
+            fd = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, fd)
+            # A descriptor's name is a third as long as a layer's, so that three times as many fit.
+            short.append(f"/proc/self/fd/{fd}")
+        options = f"lowerdir={':'.join(short)},upperdir={upper},workdir={work}"
+        if len(options) >= _PAGE:
+            raise FailedPrecondition(
+                f"{target}: {len(lowers)} layers do not fit one page of mount options; kernels from 6.5 take more"
+            )
+        mount.mount("overlay", target, "overlay", data=options)

@@ -1,0 +1,251 @@
+"""The image store: a record an image, a directory a layer, and who holds which layer.
+
+ROOT/records/HEX.json     an image, HEX of its config digest
+ROOT/layers/HEX/          a layer, HEX of its diff id: fs/ and layer.json
+ROOT/incoming/            layers being unpacked; emptied at start
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ocishim.errors import OcishimError
+from ocishim.linux import files
+from ocishim.spec import reference
+from ocishim.spec.image import ImageConfig  # noqa: TC001 - pydantic reads it
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_ID: Final = 1
+_LARGEST: Final = 8 << 20
+
+
+class ImageRecord(BaseModel):
+    """An image in the store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = 1
+    id: str
+    """The configuration's digest."""
+    tags: tuple[str, ...]
+    """host/name:tag."""
+    digests: tuple[str, ...]
+    """host/name@sha256:…, of the manifests or indexes it was pulled by."""
+    size: int
+    """Bytes of its layers, unpacked."""
+    config: ImageConfig
+
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """Its layers, lowest first."""
+        return tuple(self.config.rootfs.diff_ids)
+
+
+class LayerRecord(BaseModel):
+    """What unpacking a layer found out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: int = 1
+    size: int
+    inodes: int
+
+
+class ImageStore:
+    """All images and layers below one directory. Everything it says comes from memory."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.set_aside: list[str] = []
+        self._images: dict[str, ImageRecord] = {}
+        self._names: dict[str, str] = {}
+        self._layers: dict[str, LayerRecord] = {}
+        self._holders: dict[str, frozenset[str]] = {}
+        self._lock = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Load what is there. What cannot be read is set aside, not deleted, and named in `set_aside`."""
+        await asyncio.to_thread(self._open)
+
+    def _open(self) -> None:
+        for name in ("records", "layers", "incoming", "set-aside", "empty"):
+            os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
+        for name in os.listdir(f"{self.root}/incoming"):
+            files.remove_tree(f"{self.root}/incoming/{name}")
+        for name in sorted(os.listdir(f"{self.root}/layers")):
+            layer = self._read(f"layers/{name}", f"layers/{name}/layer.json", LayerRecord)
+            if layer is not None:
+                self._layers[f"sha256:{name}"] = layer
+        for name in sorted(os.listdir(f"{self.root}/records")):
+            image = self._read(f"records/{name}", f"records/{name}", ImageRecord)
+            if image is not None and name == f"{_hex(image.id)}.json":
+                self._remember(image)
+        for image in list(self._images.values()):
+            missing = [diff_id for diff_id in image.diff_ids if diff_id not in self._layers]
+            if missing:
+                self._put_aside(f"records/{_hex(image.id)}.json", f"its layer {missing[0]} is not there")
+                self._forget(image)
+
+    def _read(self, thing: str, path: str, model: type[ImageRecord] | type[LayerRecord]) -> object:
+        try:
+            with open(f"{self.root}/{path}", "rb") as file:
+                return model.model_validate_json(file.read(_LARGEST))
+        except (OSError, ValidationError) as error:
+            self._put_aside(thing, str(error).splitlines()[0])
+            return None
+
+    def _put_aside(self, thing: str, why: str) -> None:
+        target = f"{self.root}/set-aside/{thing.replace('/', '-')}-{time.time_ns()}"
+        log.error("%s/%s cannot be used (%s): set aside as %s", self.root, thing, why, target)
+        os.rename(f"{self.root}/{thing}", target)
+        self.set_aside.append(target)
+
+    def records(self) -> list[ImageRecord]:
+        """All images."""
+        return list(self._images.values())
+
+    def find(self, name: str) -> ImageRecord | None:
+        """An image by id (with or without sha256:, or the unambiguous beginning of it), tag or digest."""
+        bare = name.removeprefix("sha256:")
+        if exact := self._images.get(f"sha256:{bare}"):
+            return exact
+        try:
+            wanted = reference.parse(name)
+        except OcishimError:
+            wanted = None
+        if wanted is not None:
+            # A digest says more than the tag beside it.
+            key = wanted.digested or wanted.tagged or ""
+            if key in self._names:
+                return self._images[self._names[key]]
+        if len(bare) >= _SHORTEST_ID and all(character in "0123456789abcdef" for character in bare):
+            matches = [image for image in self._images.values() if _hex(image.id).startswith(bare)]
+            if len(matches) == 1:
+                return matches[0]
+        return None
+
+    async def commit(self, image_id: str, config: ImageConfig, tag: str | None, digest: str | None) -> ImageRecord:
+        """Enter an image whose layers are all in place, or give one more names.
+
+        A tag that another image had leaves that one; the image stays, perhaps with no tag.
+        """
+        async with self._lock:
+            present = self._images.get(image_id)
+            size = sum(self._layers[diff_id].size for diff_id in config.rootfs.diff_ids)
+            tags = _with(present.tags if present else (), tag)
+            digests = _with(present.digests if present else (), digest)
+            record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, config=config)
+            robbed = self._images.get(self._names.get(tag or "", ""))
+            if robbed is not None and robbed.id != image_id:
+                robbed = robbed.model_copy(update={"tags": tuple(each for each in robbed.tags if each != tag)})
+                await asyncio.to_thread(self._write, robbed)
+                self._remember(robbed)
+            await asyncio.to_thread(self._write, record)
+            self._remember(record)
+            return record
+
+    def _write(self, record: ImageRecord) -> None:
+        path = f"{self.root}/records/{_hex(record.id)}.json"
+        files.write_atomic(path, record.model_dump_json(by_alias=True).encode())
+
+    def _remember(self, record: ImageRecord) -> None:
+        old = self._images.get(record.id)
+        if old is not None:
+            self._forget(old)
+        self._images[record.id] = record
+        for name in (*record.tags, *record.digests):
+            self._names[name] = record.id
+
+    def _forget(self, record: ImageRecord) -> None:
+        self._images.pop(record.id, None)
+        for name in (*record.tags, *record.digests):
+            if self._names.get(name) == record.id:
+                del self._names[name]
+
+    async def remove(self, name: str) -> None:
+        """Remove an image with all its names; content where it is not there. Layers in use stay."""
+        async with self._lock:
+            record = self.find(name)
+            if record is None:
+                return
+            self._forget(record)
+            await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
+            await self._drop_unused(record.diff_ids)
+
+    def has_layer(self, diff_id: str) -> bool:
+        """Whether the layer is unpacked."""
+        return diff_id in self._layers
+
+    def hold(self, holder: str, diff_ids: Iterable[str]) -> None:
+        """Keep layers while the holder (a container, a pull) needs them, whatever becomes of the image."""
+        self._holders[holder] = self._holders.get(holder, frozenset()) | frozenset(diff_ids)
+
+    async def release(self, holder: str) -> None:
+        """End a hold; layers that nobody needs any more go at once."""
+        async with self._lock:
+            await self._drop_unused(self._holders.pop(holder, frozenset()))
+
+    async def sweep(self) -> None:
+        """Remove the layers that no image and no holder has; when all holders are known."""
+        async with self._lock:
+            await self._drop_unused(list(self._layers))
+
+    async def _drop_unused(self, diff_ids: Iterable[str]) -> None:
+        used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}
+        used |= {diff_id for held in self._holders.values() for diff_id in held}
+        for diff_id in set(diff_ids) - used:
+            if self._layers.pop(diff_id, None) is not None:
+                await asyncio.to_thread(self._remove_layer, _hex(diff_id))
+
+    def _remove_layer(self, name: str) -> None:
+        # Out of sight first: a crash in the middle of removing must not leave half a layer under its name.
+        doomed = self.incoming(f"removed-{name}")
+        os.rename(f"{self.root}/layers/{name}", doomed)
+        files.remove_tree(doomed)
+
+    def incoming(self, name: str) -> str:
+        """A path on the store's filesystem for something unfinished; emptied at start."""
+        return f"{self.root}/incoming/{name}-{time.time_ns()}"
+
+    async def add_layer(self, diff_id: str, directory: str, layer: LayerRecord) -> None:
+        """Take a directory that holds a finished, durable fs/ as the layer of that diff id."""
+        async with self._lock:
+            if diff_id in self._layers:
+                await asyncio.to_thread(files.remove_tree, directory)
+                return
+            await asyncio.to_thread(self._add_layer, _hex(diff_id), directory, layer)
+            self._layers[diff_id] = layer
+
+    def _add_layer(self, name: str, directory: str, layer: LayerRecord) -> None:
+        files.write_atomic(f"{directory}/layer.json", layer.model_dump_json().encode())
+        os.rename(directory, f"{self.root}/layers/{name}")
+        files.sync_directory(f"{self.root}/layers")
+
+    def layer_paths(self, diff_ids: Sequence[str]) -> list[str]:
+        """Directories of the layers, in the order given; an empty one for an image without layers."""
+        if not diff_ids:
+            return [f"{self.root}/empty"]
+        return [f"{self.root}/layers/{_hex(diff_id)}/fs" for diff_id in diff_ids]
+
+    def usage(self) -> tuple[int, int]:
+        """Bytes and inodes of all layers, as counted when they were unpacked."""
+        layers = self._layers.values()
+        return sum(layer.size for layer in layers), sum(layer.inodes for layer in layers)
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _with(names: tuple[str, ...], name: str | None) -> tuple[str, ...]:
+    return names if name is None or name in names else (*names, name)
