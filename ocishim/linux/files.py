@@ -85,3 +85,26 @@ def read_beneath(root: str, path: str, *, limit: int) -> bytes | None:
     if len(data) > limit:
         raise OSError(f"{path} in {root} is longer than {limit} bytes")
     return data
+
+
+def make_directory_beneath(root: str, path: str) -> None:
+    """Make path and its missing parents inside root, resolving symbolic links as a process chrooted there would.
+
+    Raises OSError where something else than a directory is in the way.
+    """
+    flags = os.O_PATH | os.O_DIRECTORY
+    resolve = libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS
+    root_fd = os.open(root, flags | os.O_CLOEXEC)
+    try:
+        walked = "."
+        for part in (part for part in path.split("/") if part not in ("", ".")):
+            parent = libc.openat2(root_fd, walked, flags, resolve=resolve)
+            try:
+                with suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=parent)
+            finally:
+                os.close(parent)
+            walked = f"{walked}/{part}"
+        os.close(libc.openat2(root_fd, walked, flags, resolve=resolve))
+    finally:
+        os.close(root_fd)

@@ -9,14 +9,17 @@ import errno
 import os
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ocishim.linux import libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_OCTAL = re.compile(r"\\([0-7]{3})")
+NO_EXEC: Final = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
+"""Flags of a file system for data only."""
+
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def bind(source: str, target: str, *, recursive: bool = False) -> None:

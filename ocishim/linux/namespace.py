@@ -139,3 +139,11 @@ def unpin(directory: str) -> None:
         mount.unmount_all(path)
         os.unlink(path)
     os.rmdir(directory)
+
+
+def is_pinned(path: str) -> bool:
+    """Whether a namespace is mounted at path, rather than the bare file that is left after a reboot."""
+    try:
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except FileNotFoundError:
+        return False

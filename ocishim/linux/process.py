@@ -24,6 +24,8 @@ CLEAN_ENVIRONMENT: Final = {
 }
 _IGNORED_BY_PYTHON: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 _CHUNK: Final = 65536
+_MOST_READS: Final = 64
+"""A pipe holds a megabyte at the most; more than that is being written still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,20 +146,21 @@ class Collector:
         self._eof: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(fd, self._read)
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
         try:
             chunk = os.read(self._fd, _CHUNK)
         except BlockingIOError:
-            return
+            return False
         except OSError:  # the other end of a pseudo-terminal is gone: EIO is its end of file
             chunk = b""
         if not chunk:
             self._close()
-            return
+            return False
         if kept := self._budget.take(chunk):
             self._chunks.append(kept)
         if b"\n" in chunk:
             self._wake()
+        return True
 
     def _wake(self) -> None:
         if self._line is not None and not self._line.done():
@@ -177,11 +180,11 @@ class Collector:
             await self._line
         return b"".join(self._chunks).partition(b"\n")[0]
 
-    async def finish(self, grace: float) -> bytes:
-        """What was read, at end of file or after `grace` seconds (a descendant may hold the pipe on)."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace):
-                await asyncio.shield(self._eof)
+    def finish(self) -> bytes:
+        """All that was written until now, and no waiting: a descendant may hold the pipe for ever."""
+        for _ in range(_MOST_READS):
+            if self._eof.done() or not self._read():
+                break
         self._close()
         return b"".join(self._chunks)
 
@@ -253,8 +256,7 @@ async def run(
                 returncode = await process.wait()
         except TimeoutError as error:
             raise DeadlineExceeded(f"{what}: {argv[0]} did not finish within {within:g} s and was killed") from error
-        grace = 0.2
-        return Finished(tuple(argv), returncode, await out.finish(grace), await err.finish(grace))
+        return Finished(tuple(argv), returncode, out.finish(), err.finish())
 
 
 def check(finished: Finished, what: str) -> Finished:

@@ -1,0 +1,134 @@
+"""StartContainer: conmon has the runtime create the container, then it is started and supervised."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
+from ocishim.lifecycle.container_exit import supervise
+from ocishim.lifecycle.jobs import step
+from ocishim.linux import cgroup, files, proc
+from ocishim.model import EXIT_CODE_START_ERROR, REASON_START_ERROR, ProcessRef
+from ocishim.protocol import runtime_error
+from ocishim.runtime import conmon
+
+if TYPE_CHECKING:
+    from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.node import Node
+
+log = logging.getLogger(__name__)
+
+
+async def start_container(node: Node, container: Container) -> None:
+    """Start a created container.
+
+    Raises FailedPrecondition in any other state, OperationFailed with the runtime's words where its command
+    cannot be executed; the container has then exited, with the reason StartError.
+    """
+    await node.jobs.run(
+        ("start-container", container.id),
+        f"StartContainer of {container.title}",
+        None,
+        lambda: _start(node, container),
+    )
+
+
+async def _start(node: Node, container: Container) -> None:
+    async with container.lock:
+        _must_be_startable(node, container)
+        with step("record the intent"):
+            await container.update(node, container.status.model_copy(update={"launched_at": time.time_ns()}))
+        container.exit_report = asyncio.get_running_loop().create_future()
+        try:
+            process, started_at = await _launch(node, container)
+        except (OcishimError, OSError) as error:
+            await _fail(node, container, error)
+            raise OperationFailed(f"{container.title}: {error}") from error
+        except BaseException:
+            await _clear(node, container)
+            raise
+        status = container.status.model_copy(update={"started_at": started_at, "process": process})
+        with step("record the start"):
+            await container.update(node, status)
+        watch(node, container, process)
+
+
+def _must_be_startable(node: Node, container: Container) -> None:
+    if not container.status.is_created or container.status.launched_at:
+        state = "running" if container.status.is_running else "exited"
+        raise FailedPrecondition(f"{container.title} is {state}: only a created container can be started")
+    sandbox = node.sandboxes.find(container.metadata.sandbox_id)
+    if sandbox is None or not sandbox.is_ready:
+        raise FailedPrecondition(f"{container.title}: its pod is not ready")
+
+
+async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
+    metadata = container.metadata
+    paths = node.layout.container(metadata.id)
+    runtime = node.runtime_of(container)
+    files.unlink(paths.exit_file)
+    launch = conmon.Launch(
+        container_id=metadata.id,
+        name=metadata.name,
+        bundle=paths.bundle,
+        pidfile=paths.pidfile,
+        log_path=metadata.log_path,
+        exit_dir=node.layout.exits,
+        socket_dir=paths.sockets,
+        tty=metadata.tty,
+        stdin=metadata.stdin,
+        stdin_once=metadata.stdin_once,
+    )
+    with step(f"create by {runtime.name}"):
+        pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
+    found = proc.stat(pid)
+    if found is None:
+        raise OperationFailed(f"its process {pid} is gone before it was started")
+    # Taken before the start, so that even a process of one millisecond has not ended before it began.
+    started_at = time.time_ns()
+    with step(f"start by {runtime.name}"):
+        await runtime.start(metadata.id)
+    return ProcessRef(pid=pid, start=found.start), started_at
+
+
+def watch(node: Node, container: Container, process: ProcessRef) -> None:
+    """Hold on to the container's process and record its end when it comes."""
+    if container.exit_report is None:
+        container.exit_report = asyncio.get_running_loop().create_future()
+    try:
+        container.process = proc.ForeignProcess(process.pid, process.start)
+    except ProcessLookupError:
+        container.process = None  # it has ended already; its exit file tells how
+    node.jobs.spawn(supervise(node, container), f"supervise {container.title}")
+
+
+async def _fail(node: Node, container: Container, error: OcishimError | OSError) -> None:
+    await _clear(node, container)
+    now = time.time_ns()
+    status = container.status.model_copy(
+        update={
+            "finished_at": now,
+            "exit_code": runtime_error.command_exit_code(str(error)) or EXIT_CODE_START_ERROR,
+            "reason": REASON_START_ERROR,
+            "message": str(error),
+        }
+    )
+    try:
+        await container.update(node, status)
+    except OSError as second:
+        log.error("%s: that it failed to start cannot be recorded: %s", container.title, second)  # noqa: TRY400
+        container.presume(status)
+
+
+async def _clear(node: Node, container: Container) -> None:
+    """Nothing of a failed start stays. The exit file that conmon may write of it means nothing."""
+    try:
+        await node.runtime_of(container).delete(container.id)
+        await asyncio.to_thread(cgroup.kill_all, container.metadata.cgroup)
+        await asyncio.to_thread(cgroup.remove, container.metadata.cgroup)
+    except (OcishimError, OSError) as error:
+        log.warning("%s: what its failed start left cannot be cleared yet: %s", container.title, error)
+    container.exit_report = None

@@ -1,0 +1,47 @@
+"""What operations act on: this node's settings, records, network, runtimes and images, wired together once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ocishim.config import Settings
+    from ocishim.images.store import ImageStore
+    from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.jobs import Jobs
+    from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
+    from ocishim.network.cni import Cni
+    from ocishim.runtime.choice import Runtimes
+    from ocishim.runtime.oci import OciRuntime
+    from ocishim.store.index import Index
+    from ocishim.store.layout import Layout
+    from ocishim.store.records import Records
+    from ocishim.translate.facts import HostFacts
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Given to every operation; daemon.py makes it."""
+
+    settings: Settings
+    layout: Layout
+    host: HostFacts
+    boot_id: str
+    runtimes: Runtimes
+    cni: Cni
+    images: ImageStore
+    jobs: Jobs
+    sandbox_records: Records[SandboxMetadata, SandboxStatus]
+    container_records: Records[ContainerMetadata, ContainerStatus]
+    sandboxes: Index[Sandbox]
+    containers: Index[Container]
+
+    def containers_of(self, sandbox_id: str) -> list[Container]:
+        """All containers of a pod."""
+        return [each for each in self.containers if each.metadata.sandbox_id == sandbox_id]
+
+    def runtime_of(self, container: Container) -> OciRuntime:
+        """The runtime that a container was made with."""
+        return self.runtimes.choose(container.metadata.runtime)

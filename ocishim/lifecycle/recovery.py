@@ -1,0 +1,160 @@
+"""The start after anything: load what is on disk, look at what is there, make the two agree, sweep the rest.
+
+Assumed: this is the only server on these directories (daemon.py holds their locks) and nothing is served yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.lifecycle.container import Container
+from ocishim.lifecycle.container_remove import release_container
+from ocishim.lifecycle.container_start import watch
+from ocishim.lifecycle.sandbox import Sandbox
+from ocishim.lifecycle.sandbox_release import release_sandbox
+from ocishim.linux import cgroup, files, mount, namespace, proc
+from ocishim.model import ProcessRef
+from ocishim.translate.reconcile import (
+    Action,
+    ContainerObserved,
+    SandboxObserved,
+    reconcile_container,
+    reconcile_sandbox,
+)
+
+if TYPE_CHECKING:
+    from ocishim.lifecycle.node import Node
+    from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
+    from ocishim.store.records import Loaded
+
+log = logging.getLogger(__name__)
+
+
+async def recover(node: Node) -> None:
+    """Bring memory, disk and host into agreement. Objects that fail are logged and left to their removal."""
+    began = time.monotonic()
+    sandboxes = await asyncio.to_thread(lambda: list(node.sandbox_records.load()))
+    containers = await asyncio.to_thread(lambda: list(node.container_records.load()))
+    for found in containers:
+        node.images.hold(found.metadata.id, found.metadata.diff_ids)
+    for loaded in sandboxes:
+        await _recover_sandbox(node, loaded)
+    for each in containers:
+        await _recover_container(node, each)
+    await _sweep(node)
+    await node.images.sweep()
+    if sandboxes or containers:
+        elapsed = time.monotonic() - began
+        log.info("recovered %d pods and %d containers in %.2f s", len(sandboxes), len(containers), elapsed)
+
+
+async def _recover_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxStatus]) -> None:
+    sandbox = Sandbox(loaded.metadata, loaded.status)
+    status, action = reconcile_sandbox(loaded.status, _observe_sandbox(node, loaded), time.time_ns())
+    try:
+        if action == "undo":
+            log.info("%s was in the making when the server ended: undone", sandbox.title)
+            await release_sandbox(node, sandbox)
+            await node.sandbox_records.remove(sandbox.id)
+            return
+        if status is not loaded.status:
+            log.warning("%s has lost its namespaces or its pause process: not ready", sandbox.title)
+            await sandbox.update(node, status)
+    except (OcishimError, OSError) as error:
+        log.error("%s: %s", sandbox.title, error)  # noqa: TRY400 - no bug
+        sandbox.presume(status.model_copy(update={"stopped_at": status.stopped_at or time.time_ns()}))
+    try:
+        node.sandboxes.add(sandbox)
+    except AlreadyExists as error:
+        log.error("%s: %s; it is left on disk", sandbox.title, error)  # noqa: TRY400
+
+
+def _observe_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxStatus]) -> SandboxObserved:
+    metadata, status = loaded.metadata, loaded.status
+    directory = node.layout.sandbox(metadata.id).namespaces
+    return SandboxObserved(
+        rebooted=metadata.boot_id != node.boot_id,
+        namespaces_pinned=all(namespace.is_pinned(f"{directory}/{kind}") for kind in metadata.namespaces),
+        pause_alive=status.pause is not None and proc.is_alive(status.pause.pid, status.pause.start),
+    )
+
+
+async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, ContainerStatus]) -> None:
+    container = Container(loaded.metadata, loaded.status)
+    try:
+        observed = await _observe_container(node, container)
+        status, action = reconcile_container(loaded.status, observed, time.time_ns())
+        if action == "undo":
+            log.info("%s was in the making when the server ended: undone", container.title)
+            await release_container(node, container)
+            return
+        if status is not loaded.status:
+            await container.update(node, status)
+        node.containers.add(container)
+        await _act(node, container, action)
+    except (OcishimError, OSError) as error:
+        log.error("%s: %s", container.title, error)  # noqa: TRY400 - no bug
+        if node.containers.named(container.name_key) is None:
+            node.containers.add(container)
+
+
+async def _observe_container(node: Node, container: Container) -> ContainerObserved:
+    metadata, status = container.metadata, container.status
+    paths = node.layout.container(metadata.id)
+    launched = None
+    if status.launched_at and not status.started_at and not status.has_exited:
+        known = await node.runtime_of(container).state(metadata.id)
+        if known is not None and known.status == "running" and (found := proc.stat(known.pid)):
+            launched = ProcessRef(pid=found.pid, start=found.start)
+    process = status.process
+    return ContainerObserved(
+        rebooted=metadata.boot_id != node.boot_id,
+        has_exit_file=os.path.exists(paths.exit_file),  # noqa: ASYNC240 - in memory, and nothing is served yet
+        process_alive=process is not None and proc.is_alive(process.pid, process.start),
+        launched=launched,
+    )
+
+
+async def _act(node: Node, container: Container, action: Action) -> None:
+    process = container.status.process
+    if action in ("watch", "finish") and process is not None:
+        watch(node, container, process)
+    elif action == "clear" and container.status.launched_at:
+        paths = node.layout.container(container.metadata.id)
+        if await asyncio.to_thread(os.path.isdir, f"{node.runtime_of(container).root}/{container.id}"):
+            await node.runtime_of(container).delete(container.id)
+        await asyncio.to_thread(mount.unmount_all, paths.rootfs)
+        await asyncio.to_thread(cgroup.remove, container.metadata.cgroup)
+
+
+async def _sweep(node: Node) -> None:
+    """Take away what is named after an id that no record has."""
+    known = {each.id for each in node.sandboxes} | {each.id for each in node.containers}
+    for runtime in node.runtimes.by_name.values():
+        for container_id in await asyncio.to_thread(_names, runtime.root):
+            if container_id not in known:
+                log.warning("%s has a container %s that no record knows: deleted", runtime.name, container_id)
+                await runtime.delete(container_id)
+    await asyncio.to_thread(_sweep_files, node, known)
+
+
+def _sweep_files(node: Node, known: set[str]) -> None:
+    layout = node.layout
+    for parent in (layout.sandbox_states, layout.container_states, layout.exits, layout.sockets):
+        for name in _names(parent):
+            if name not in known:
+                log.warning("%s/%s belongs to nothing: removed", parent, name)
+                mount.unmount_tree(f"{parent}/{name}")
+                files.remove_tree(f"{parent}/{name}")
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,92 @@
+"""A pod in memory: its records, its decoded configuration, and what must not happen to it twice at once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, NamedTuple
+
+from ocishim.api.runtime import v1
+from ocishim.errors import NotFound
+from ocishim.translate import statuses
+
+if TYPE_CHECKING:
+    from ocishim.lifecycle.node import Node
+    from ocishim.model import SandboxMetadata, SandboxStatus
+
+
+class SandboxName(NamedTuple):
+    """What no two pods share."""
+
+    namespace: str
+    name: str
+    uid: str
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name} (uid {self.uid}, attempt {self.attempt})"
+
+
+class Sandbox:
+    """One pod."""
+
+    def __init__(self, metadata: SandboxMetadata, status: SandboxStatus) -> None:
+        self.metadata = metadata
+        self.config = v1.PodSandboxConfig().parse(metadata.config)
+        self.stopping = False
+        """Set before a stop does anything: no container is made in the pod any more."""
+        self.lock = asyncio.Lock()
+        """Held while a container is made in the pod, and while the pod is taken down."""
+        self._status = status
+        self._entry: bytes | None = None
+
+    @property
+    def id(self) -> str:
+        """64 hexadecimal digits."""
+        return self.metadata.id
+
+    @property
+    def name_key(self) -> SandboxName:
+        """What no two pods share."""
+        metadata = self.metadata
+        return SandboxName(metadata.namespace, metadata.name, metadata.uid, metadata.attempt)
+
+    @property
+    def title(self) -> str:
+        """How errors and the log call it."""
+        return f"pod {self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def status(self) -> SandboxStatus:
+        """Where the pod is in its life."""
+        return self._status
+
+    async def update(self, node: Node, status: SandboxStatus) -> None:
+        """Change the status, on disk first."""
+        await node.sandbox_records.update(self.id, status)
+        self._status = status
+        self._entry = None
+
+    def presume(self, status: SandboxStatus) -> None:
+        """Change the status in memory where the disk would not take it."""
+        self._status = status
+        self._entry = None
+
+    @property
+    def entry(self) -> bytes:
+        """The pod's encoded list entry, kept until its status changes."""
+        if self._entry is None:
+            self._entry = bytes(statuses.sandbox_entry(self.metadata, self._status, self.config))
+        return self._entry
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether containers may be made and started in it."""
+        return self._status.is_ready and not self.stopping
+
+
+def find_sandbox(node: Node, sandbox_id: str) -> Sandbox:
+    """The pod of that id or beginning of one. Raises NotFound."""
+    found = node.sandboxes.find(sandbox_id)
+    if found is None:
+        raise NotFound(f"no pod sandbox has the id {sandbox_id!r}")
+    return found
