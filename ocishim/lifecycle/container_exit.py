@@ -19,9 +19,9 @@ from ocishim.model import (
 from ocishim.runtime import exits
 
 if TYPE_CHECKING:
-    from ocishim.runtime.exits import Exit
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
+    from ocishim.runtime.exits import Exit
 
 log = logging.getLogger(__name__)
 

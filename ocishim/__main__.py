@@ -1,0 +1,5 @@
+"""`python -m ocishim`: the command."""
+
+from ocishim.cli import main
+
+raise SystemExit(main())

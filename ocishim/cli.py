@@ -1,0 +1,106 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrongly called or configured."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from ocishim import __version__, config
+from ocishim.errors import InvalidArgument, OcishimError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAILED: Final = 1
+MISUSED: Final = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its errors are one line on stderr."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.run(chosen)
+    except InvalidArgument as error:
+        return _complain(error, MISUSED)
+    except OcishimError as error:
+        return _complain(error, FAILED)
+    except KeyboardInterrupt:
+        return FAILED
+    return code
+
+
+def _complain(error: OcishimError, code: int) -> int:
+    print(f"ocishim: {error}", file=sys.stderr)  # noqa: T201 - the program's output
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ocishim", description="A container runtime server for Kubernetes nodes.")
+    parser.add_argument("--version", action="version", version=f"ocishim {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server")
+    _settings_options(serve)
+    serve.set_defaults(run=_serve)
+
+    check = commands.add_parser("check", help="say what this host lacks, why it matters, and what mends it")
+    _settings_options(check)
+    check.add_argument("--output", choices=("table", "json"), default="table")
+    check.set_defaults(run=_check)
+
+    images = commands.add_parser("images", help="images in the store").add_subparsers(required=True, metavar="COMMAND")
+    load = images.add_parser("load", help="load the images of an OCI layout (a directory or a tar)")
+    load.add_argument("path", type=Path)
+    load.add_argument("--reference", default="", help="the name for an image for which the layout has none")
+    load.add_argument("--listen", default=None, help="the server's socket, unix:///PATH")
+    load.add_argument("--output", choices=("table", "json"), default="table")
+    load.set_defaults(run=_load)
+    return parser
+
+
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, help=f"configuration file (default {config.DEFAULT_FILE})")
+    for option in ("root", "state", "listen", "image-listen"):
+        parser.add_argument(f"--{option}", help=f"overrides `{option.replace('-', '_')}` of the configuration")
+
+
+def _settings(chosen: argparse.Namespace) -> config.Settings:
+    given = {name: getattr(chosen, name) for name in ("root", "state", "listen", "image_listen")}
+    return config.load(chosen.config, {name: value for name, value in given.items() if value is not None})
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    settings = _settings(chosen)
+    from ocishim import daemon  # noqa: PLC0415 - other commands need not load the server
+
+    if os.geteuid() != 0:
+        raise OcishimError("serve must be run as root: it makes namespaces, mounts and cgroups")
+    daemon.configure_logging(settings.log.level)
+    asyncio.run(daemon.serve(settings))
+    return 0
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from ocishim import check  # noqa: PLC0415 - as above
+
+    findings = check.examine(_settings(chosen))
+    print(check.as_json(findings) if chosen.output == "json" else check.as_table(findings))  # noqa: T201
+    return FAILED if any(finding.blocks for finding in findings) else 0
+
+
+def _load(chosen: argparse.Namespace) -> int:
+    from ocishim import client  # noqa: PLC0415 - as above
+
+    address = chosen.listen or config.load(None).listen
+    images = asyncio.run(client.load_images(address, str(chosen.path.absolute()), chosen.reference))
+    if chosen.output == "json":
+        print(json.dumps([{"id": image.id, "references": image.references} for image in images]))  # noqa: T201
+    else:
+        for image in images:
+            print(image.id, *image.references)  # noqa: T201
+    return 0

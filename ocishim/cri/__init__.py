@@ -1,0 +1,1 @@
+"""The CRI's RPCs: decode, validate, call, encode."""

@@ -1,0 +1,111 @@
+"""What every RPC passes: one place for request limits, error mapping, and the access log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+
+from ocishim.cri.errors import is_expected, status_of
+from ocishim.cri.wire import receive
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from grpclib.server import Stream
+
+log = logging.getLogger("ocishim.rpc")
+
+_FREQUENT: Final = frozenset(
+    {
+        "Version",
+        "Status",
+        "RuntimeConfig",
+        "ListPodSandbox",
+        "PodSandboxStatus",
+        "ListContainers",
+        "ContainerStatus",
+        "ListImages",
+        "ImageStatus",
+        "ImageFsInfo",
+        "ContainerStats",
+        "ListContainerStats",
+        "PodSandboxStats",
+        "ListPodSandboxStats",
+        "ListPodSandboxMetrics",
+    }
+)
+"""What kubelet polls: logged at debug level unless it fails."""
+
+
+class Service(Protocol):
+    """A generated service base."""
+
+    def __mapping__(self) -> Mapping[str, Handler]:
+        """Handlers by path."""
+
+
+def intercepted(service: Service, describe: Callable[[object], str]) -> dict[str, Handler]:
+    """The service's handlers by path, each wrapped; `describe` names the pod or container of a request."""
+    return {
+        path: Handler(
+            _wrap(path.rsplit("/", 1)[1], handler, service, describe),
+            handler.cardinality,
+            handler.request_type,
+            handler.reply_type,
+        )
+        for path, handler in service.__mapping__().items()
+    }
+
+
+def method_name(rpc: str) -> str:
+    """The generated method of an RPC: RunPodSandbox → run_pod_sandbox."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower()
+
+
+def _wrap(
+    rpc: str, handler: Handler, service: Service, describe: Callable[[object], str]
+) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
+    method = getattr(service, method_name(rpc))
+
+    async def served(stream: Stream[Any, Any]) -> None:
+        began = time.monotonic()
+        about = ""
+        status, message = Status.OK, ""
+        try:
+            request = await receive(stream, handler.request_type)
+            about = describe(request)
+            if handler.cardinality is Cardinality.UNARY_STREAM:
+                async for response in method(request):
+                    await stream.send_message(response)
+            else:
+                await stream.send_message(await method(request))
+        except asyncio.CancelledError:
+            status, message = Status.CANCELLED, "the client went away"
+            raise
+        except GRPCError as error:
+            status, message = error.status, error.message or ""
+            if status is Status.UNIMPLEMENTED:
+                message = f"{rpc} is not implemented by this version of ocishim"
+            raise GRPCError(status, message) from None
+        except Exception as error:
+            status, message = status_of(error)
+            if not is_expected(error):
+                log.exception("%s %s: a bug", rpc, about)
+            raise GRPCError(status, message) from error
+        finally:
+            _access(rpc, about, time.monotonic() - began, status, message)
+
+    return served
+
+
+def _access(rpc: str, about: str, seconds: float, status: Status, message: str) -> None:
+    level = logging.DEBUG if status is Status.OK and rpc in _FREQUENT else logging.INFO
+    if log.isEnabledFor(level):
+        line = message.replace("\n", " ")
+        log.log(level, "%s %s %.1f ms %s%s", rpc, about, seconds * 1000, status.name, f": {line}" if line else "")

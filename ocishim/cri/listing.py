@@ -1,0 +1,78 @@
+"""Lists: filters over records in memory, and answers joined from entries that are encoded already.
+
+kubelet asks every second for everything there is. An entry is encoded when its object changes; a list is a tag, a
+length and the entry's bytes, over and over (protobuf encoding, length-delimited fields).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import betterproto
+
+from ocishim.cri.wire import Encoded
+from ocishim.translate import statuses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ocishim.api.runtime import v1
+    from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.node import Node
+    from ocishim.lifecycle.sandbox import Sandbox
+
+_LENGTH_DELIMITED = 2
+
+
+def join(entries: Iterable[bytes], field: int) -> Encoded:
+    """A message whose repeated field of that number holds the entries."""
+    tag = varint(field << 3 | _LENGTH_DELIMITED)
+    parts: list[bytes] = []
+    for entry in entries:
+        parts += (tag, varint(len(entry)), entry)
+    return Encoded(b"".join(parts))
+
+
+def varint(number: int) -> bytes:
+    """A number in base 128, low groups first."""
+    result = bytearray()
+    while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
+        result.append(number & 0x7F | 0x80)
+        number >>= 7
+    result.append(number)
+    return bytes(result)
+
+
+def sandboxes(node: Node, wanted: v1.PodSandboxFilter) -> list[Sandbox]:
+    """The pods that pass; an unknown or ambiguous id is none, not an error."""
+    found = [each] if wanted.id and (each := node.sandboxes.find(wanted.id)) else []
+    candidates = found if wanted.id else list(node.sandboxes)
+    by_state = betterproto.serialized_on_wire(wanted.state)
+    return [
+        each
+        for each in candidates
+        if (not by_state or statuses.sandbox_state(each.status) == wanted.state.state)
+        and has_labels(each.config.labels, wanted.label_selector)
+    ]
+
+
+def containers(node: Node, wanted: v1.ContainerFilter) -> list[Container]:
+    """The containers that pass; ids may be cut short, and an unknown one is none."""
+    found = [each] if wanted.id and (each := node.containers.find(wanted.id)) else []
+    candidates = found if wanted.id else list(node.containers)
+    if wanted.pod_sandbox_id:
+        sandbox = node.sandboxes.find(wanted.pod_sandbox_id)
+        sandbox_id = sandbox.id if sandbox else wanted.pod_sandbox_id
+        candidates = [each for each in candidates if each.metadata.sandbox_id == sandbox_id]
+    by_state = betterproto.serialized_on_wire(wanted.state)
+    return [
+        each
+        for each in candidates
+        if (not by_state or statuses.container_state(each.status) == wanted.state.state)
+        and has_labels(each.config.labels, wanted.label_selector)
+    ]
+
+
+def has_labels(labels: Mapping[str, str], selector: Mapping[str, str]) -> bool:
+    """Whether all labels of the selector are there with just these values."""
+    return all(labels.get(key) == value for key, value in selector.items())

@@ -1,0 +1,50 @@
+"""The `info` of verbose statuses: JSON under the names that crictl inspect and people's scripts know."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.node import Node
+    from ocishim.lifecycle.sandbox import Sandbox
+
+
+def sandbox_info(node: Node, sandbox: Sandbox) -> dict[str, str]:
+    """What there is to know of a pod beyond its status."""
+    paths = node.layout.sandbox(sandbox.metadata.id)
+    pause = sandbox.status.pause
+    info = {
+        "pid": pause.pid if pause else 0,
+        "runtime": sandbox.metadata.runtime,
+        "cgroupParent": sandbox.metadata.cgroup_parent,
+        "namespaces": {kind: f"{paths.namespaces}/{kind}" for kind in sandbox.metadata.namespaces},
+        "config": sandbox.config.to_dict(),
+    }
+    return {"info": json.dumps(info)}
+
+
+async def container_info(node: Node, container: Container) -> dict[str, str]:
+    """What there is to know of a container beyond its status."""
+    process = container.status.process
+    info = {
+        "sandboxID": container.metadata.sandbox_id,
+        "pid": process.pid if process else 0,
+        "privileged": container.config.linux.security_context.privileged,
+        "runtime": container.metadata.runtime,
+        "cgroup": container.metadata.cgroup,
+        "runtimeSpec": await asyncio.to_thread(_spec, node.layout.container(container.metadata.id).spec),
+        "config": container.config.to_dict(),
+    }
+    return {"info": json.dumps(info)}
+
+
+def _spec(path: str) -> object:
+    try:
+        with open(path, "rb") as file:
+            document: object = json.loads(file.read())
+    except (OSError, ValueError):
+        return None  # gone with a reboot
+    return document

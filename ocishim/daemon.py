@@ -1,0 +1,164 @@
+"""The composition root: everything is made, wired together, run and ended here."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Final
+
+from ocishim import __version__
+from ocishim.cri.image_service import ImageService, LoadService
+from ocishim.cri.runtime_service import RuntimeService
+from ocishim.cri.server import CriServer, image_handlers, listen, runtime_handlers
+from ocishim.errors import FailedPrecondition
+from ocishim.images.store import ImageStore
+from ocishim.lifecycle.image import Registries
+from ocishim.lifecycle.jobs import Jobs
+from ocishim.lifecycle.node import Node
+from ocishim.lifecycle.recovery import recover
+from ocishim.linux import files, host, proc
+from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
+from ocishim.network.cni import Cni
+from ocishim.runtime import choice, exits
+from ocishim.store.index import Index
+from ocishim.store.layout import Layout
+from ocishim.store.records import Records
+
+if TYPE_CHECKING:
+    import socket
+    from contextlib import AbstractAsyncContextManager
+
+    from ocishim.config import Settings
+    from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.runtime.exits import Exit
+
+log = logging.getLogger("ocishim")
+
+_THREADS: Final = 64
+"""For blocking work: a few that hang on a dead network filesystem must not stop the others."""
+_SHUTDOWN_GRACE: Final = 20.0
+"""Seconds that operations under way get at shutdown."""
+_UNIX: Final = "unix://"
+
+
+async def serve(settings: Settings) -> None:
+    """Run the server until SIGTERM or SIGINT; containers go on without it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
+    os.umask(0o022)
+    os.chdir("/")
+    layout = Layout(settings.root, settings.state)
+    layout.make()
+    async with AsyncExitStack() as stack:
+        for directory in (settings.root, settings.state):
+            stack.callback(os.close, _lock(directory))
+        node = await _node(settings, layout)
+        registries = Registries(node)
+        stack.push_async_callback(registries.close)
+        await stack.enter_async_context(_exit_watch(node))
+        await recover(node)
+        servers = await _servers(settings, node, registries, stack)
+        log.info(
+            "ocishim %s is ready on %s (runtime %s, root %s, state %s)",
+            __version__,
+            settings.listen,
+            node.runtimes.default or "none",
+            settings.root,
+            settings.state,
+        )
+        await stop.wait()
+        log.info("stopping; containers go on")
+        await node.jobs.close(_SHUTDOWN_GRACE)
+        for server in servers:
+            server.close()
+
+
+async def _node(settings: Settings, layout: Layout) -> Node:
+    runtimes = choice.find(settings, f"{settings.state}/runtimes")
+    for runtime in runtimes.by_name.values():
+        os.makedirs(runtime.root, mode=0o700, exist_ok=True)
+    images = ImageStore(layout.images)
+    await images.open()
+    sandboxes: Index[Sandbox] = Index("pod sandbox")
+    containers: Index[Container] = Index("container")
+    return Node(
+        settings=settings,
+        layout=layout,
+        host=host.gather(),
+        boot_id=proc.boot_id(),
+        runtimes=runtimes,
+        cni=Cni(settings.cni),
+        images=images,
+        jobs=Jobs(),
+        sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
+        container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
+        sandboxes=sandboxes,
+        containers=containers,
+    )
+
+
+def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:
+    def report(found: Exit) -> None:
+        container = node.containers.find(found.container_id)
+        waiting = container.exit_report if container else None
+        if waiting is not None and not waiting.done():
+            waiting.set_result(found)
+
+    def overflowed() -> None:
+        for container in node.containers:
+            if container.status.is_running and (found := exits.read(node.layout.exits, container.id)):
+                report(found)
+
+    return exits.watched(node.layout.exits, report, overflowed)
+
+
+async def _servers(settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack) -> list[CriServer]:
+    """One server, or two where the image service has a socket of its own."""
+    runtime = runtime_handlers(RuntimeService(node), node)
+    images = image_handlers(ImageService(node, registries), LoadService(node), node)
+    wanted = {settings.listen: runtime | images}
+    if settings.image_listen:
+        wanted = {settings.listen: runtime, settings.image_listen: images}
+    servers = []
+    for address, handlers in wanted.items():
+        path = address.removeprefix(_UNIX)
+        bound: socket.socket = listen(path)
+        stack.callback(files.unlink, path)
+        server = CriServer(handlers)
+        await server.start(path=None, sock=bound)
+        servers.append(server)
+    return servers
+
+
+def _lock(directory: str) -> int:
+    """Held until the process ends. Raises FailedPrecondition where another server has it."""
+    fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise FailedPrecondition(f"another ocishim is at work on {directory}") from error
+    return fd
+
+
+def configure_logging(level: str) -> None:
+    """One line an event on stderr."""
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(levelname).1s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    # Their errors reach the client and our own log with more sense.
+    logging.getLogger("grpclib").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
