@@ -161,4 +161,5 @@ def configure_logging(level: str) -> None:
     )
     # Their errors reach the client and our own log with more sense.
     logging.getLogger("grpclib").setLevel(logging.CRITICAL)
+    logging.getLogger("libarchive").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -45,6 +45,9 @@ _FILESYSTEM_BLOCK: Final = 4096
 class Source(Protocol):
     """Where the tar comes from; must not raise, since C calls it: errors are kept and 0 returned."""
 
+    def seekable(self) -> bool:
+        """No."""
+
     def readinto(self, buffer: bytearray) -> int:
         """Fill the buffer; 0 at the end."""
 

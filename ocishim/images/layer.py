@@ -129,6 +129,9 @@ class _Tar:
         self.digest = hashlib.sha256()
         self.error: Exception | None = None
 
+    def seekable(self) -> bool:
+        return False
+
     def readinto(self, buffer: bytearray) -> int:
         try:
             size = self._stream.readinto(buffer) or 0
@@ -147,11 +150,11 @@ class _Tar:
 def _decompressed(kind: str, source: _Compressed) -> _Readable:
     # Their stubs want a whole file; they only ever read.
     if kind == "gzip":
-        from isal import igzip
+        from isal import igzip  # noqa: PLC0415 - loaded by the first image, not at start
 
-        return cast("_Readable", igzip.IGzipFile(fileobj=cast("BinaryIO", source), mode="rb"))
+        return cast("_Readable", igzip.IGzipFile(fileobj=cast("BinaryIO", source), mode="rb"))  # type: ignore[no-untyped-call] # its stub
     if kind == "zstd":
-        import zstandard
+        import zstandard  # noqa: PLC0415 - as above
 
         decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
         return cast("_Readable", decompressor.stream_reader(cast("BinaryIO", source), read_across_frames=True))
@@ -200,9 +203,9 @@ async def _pump(directory: str, kind: str, chunks: AsyncIterator[bytes]) -> _Out
 
 
 def _unpack(directory: str, kind: str, feed: Feed) -> _Outcome:
-    from ocishim.images.extract import extract_layer
+    from ocishim.images.extract import extract_layer  # noqa: PLC0415 - brings libarchive
 
-    os.chmod(directory, 0o755)
+    os.chmod(directory, 0o755)  # noqa: S103 - the container's own root directory
     # Opened before the thread's root changes.
     filesystem = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

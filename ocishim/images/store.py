@@ -11,7 +11,8 @@ import asyncio
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -21,7 +22,9 @@ from ocishim.spec import reference
 from ocishim.spec.image import ImageConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+T = TypeVar("T", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,7 @@ class ImageStore:
         self._names: dict[str, str] = {}
         self._layers: dict[str, LayerRecord] = {}
         self._holders: dict[str, frozenset[str]] = {}
+        self._unpacking: dict[str, asyncio.Lock] = {}
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -96,7 +100,7 @@ class ImageStore:
                 self._put_aside(f"records/{_hex(image.id)}.json", f"its layer {missing[0]} is not there")
                 self._forget(image)
 
-    def _read(self, thing: str, path: str, model: type[ImageRecord] | type[LayerRecord]) -> object:
+    def _read(self, thing: str, path: str, model: type[T]) -> T | None:
         try:
             with open(f"{self.root}/{path}", "rb") as file:
                 return model.model_validate_json(file.read(_LARGEST))
@@ -181,6 +185,17 @@ class ImageStore:
             self._forget(record)
             await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
             await self._drop_unused(record.diff_ids)
+
+    @asynccontextmanager
+    async def unpacking(self, diff_id: str) -> AsyncIterator[None]:
+        """One at a time for each layer: who comes second finds it there, or tries itself."""
+        lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._unpacking.pop(diff_id, None)
 
     def has_layer(self, diff_id: str) -> bool:
         """Whether the layer is unpacked."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ocishim.errors import InvalidArgument
-from ocishim.images import layout
+from ocishim.images.layout import load
 from ocishim.spec import reference
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ async def load_images(node: Node, path: str, name: str | None) -> list[ImageReco
     """Take in every image of an OCI layout on this host."""
     if not path.startswith("/"):
         raise InvalidArgument(f"path: {path!r} is not absolute")
-    return await node.jobs.run(("load", path, name), f"Load {path}", None, lambda: layout.load(node.images, path, name))
+    return await node.jobs.run(("load", path, name), f"Load {path}", None, lambda: load(node.images, path, name))
 
 
 async def remove_image(node: Node, name: str) -> None:

@@ -60,28 +60,36 @@ def remove_tree(path: str) -> None:
             os.unlink(path)
 
 
-def read_beneath(root: str, path: str, *, limit: int) -> bytes | None:
-    """A regular file's content, with path resolved as a process chrooted into root would; None if absent.
+def open_beneath(root: str, path: str) -> int | None:
+    """A descriptor of a regular file, with path resolved as a process chrooted into root would; None if absent.
 
-    Raises OSError where it is no regular file (a FIFO is not waited for) or longer than limit bytes.
+    Raises OSError where it is no regular file; a FIFO is not waited for.
     """
     root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fd = libc.openat2(
-                root_fd,
-                path.lstrip("/") or ".",
-                os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY,
-                resolve=libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS,
-            )
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OSError(f"{path} in {root} is not a regular file")
-            data = file.read(limit + 1)
+        fd = libc.openat2(
+            root_fd,
+            path.lstrip("/") or ".",
+            os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY,
+            resolve=libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS,
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     finally:
         os.close(root_fd)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(f"{path} in {root} is not a regular file")
+    return fd
+
+
+def read_beneath(root: str, path: str, *, limit: int) -> bytes | None:
+    """The content of what open_beneath opens. Raises OSError also where it is longer than limit bytes."""
+    fd = open_beneath(root, path)
+    if fd is None:
+        return None
+    with open(fd, "rb") as file:
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"{path} in {root} is longer than {limit} bytes")
     return data

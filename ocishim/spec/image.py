@@ -5,6 +5,7 @@ Lenient where the wild is (null lists, unknown keys), strict in what safety rest
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -123,6 +124,15 @@ def parse(model: type[T], content: bytes, what: str) -> T:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidArgument(f"{what}: {where}: {first['msg']}") from error
+
+
+def check_digest(content: bytes, descriptor: Descriptor) -> None:
+    """Raises InvalidArgument where content is not what the descriptor says."""
+    if len(content) != descriptor.size:
+        raise InvalidArgument(f"{descriptor.digest} has {len(content)} bytes, its descriptor says {descriptor.size}")
+    found = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    if found != descriptor.digest:
+        raise InvalidArgument(f"{descriptor.digest} has the digest {found}")
 
 
 def choose_platform(index: Index, architecture: str, variant: str = "") -> Descriptor | None:

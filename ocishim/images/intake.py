@@ -1,0 +1,79 @@
+"""An image taken in, wherever its blobs come from: configuration, layers side by side, then its record."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ocishim.errors import InvalidArgument
+from ocishim.images import layer
+from ocishim.spec import image as spec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine
+
+    from ocishim.images.store import ImageRecord, ImageStore
+    from ocishim.spec.image import Descriptor
+
+
+class Blobs(Protocol):
+    """Where blobs come from: a layout, a registry."""
+
+    async def blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob, checked against its digest."""
+
+    def chunks(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        """A large blob, piece by piece."""
+
+
+async def take_in(
+    store: ImageStore,
+    blobs: Blobs,
+    manifest: spec.Manifest,
+    *,
+    tag: str | None,
+    digest: str | None,
+    parallel: int = 3,
+) -> ImageRecord:
+    """Bring the image's layers in and enter it under its names.
+
+    Raises InvalidArgument where configuration, manifest and layers contradict each other. On failure the layers
+    that are whole stay for the retry only where another image has them.
+    """
+    config = spec.parse(
+        spec.ImageConfig, await blobs.blob(manifest.config), f"image configuration {manifest.config.digest}"
+    )
+    diff_ids = config.rootfs.diff_ids
+    if len(diff_ids) != len(manifest.layers):
+        raise InvalidArgument(
+            f"image {manifest.config.digest} has {len(manifest.layers)} layers and {len(diff_ids)} diff ids"
+        )
+    for blob in manifest.layers:
+        layer.compression(blob.media_type)
+    holder = f"intake-{secrets.token_hex(8)}"
+    store.hold(holder, diff_ids)
+    try:
+        slots = asyncio.Semaphore(parallel)
+        wanted = dict(zip(diff_ids, manifest.layers, strict=True))
+        await _all([_layer(store, blobs, diff_id, blob, slots) for diff_id, blob in wanted.items()])
+        return await store.commit(manifest.config.digest, config, tag, digest)
+    finally:
+        await store.release(holder)
+
+
+async def _layer(store: ImageStore, blobs: Blobs, diff_id: str, blob: Descriptor, slots: asyncio.Semaphore) -> None:
+    async with slots, store.unpacking(diff_id):
+        # Another intake may have brought it while this one waited its turn.
+        if not store.has_layer(diff_id):
+            await layer.unpack(store, blob, diff_id, blobs.chunks(blob))
+
+
+async def _all(layers: list[Coroutine[Any, Any, None]]) -> None:
+    """All of them, or the first failure once the others have been told to stop and have cleaned up."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in layers:
+                group.create_task(each)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

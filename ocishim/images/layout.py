@@ -1,0 +1,139 @@
+"""Images from an OCI image layout: a directory, or a tar of one (image-spec, image-layout.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import tarfile
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from ocishim.errors import InvalidArgument, NotFound
+from ocishim.images.intake import take_in
+from ocishim.linux import files
+from ocishim.spec import image as spec
+from ocishim.spec import reference
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from ocishim.images.store import ImageRecord, ImageStore
+    from ocishim.spec.image import Descriptor
+
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+"""Go's names, which images use, by the kernel's."""
+_CHUNK: Final = 1 << 20
+_NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+def architecture() -> str:
+    """This machine's, as images name it."""
+    return ARCHITECTURES.get(platform.machine(), platform.machine())
+
+
+class Layout:
+    """Blobs and index of a layout directory; every name is resolved below it."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    async def document(self, name: str) -> bytes:
+        """A small file. Raises InvalidArgument where it is missing or too large."""
+        try:
+            content = await asyncio.to_thread(files.read_beneath, self._directory, name, limit=spec.LARGEST_MANIFEST)
+        except OSError as error:
+            raise InvalidArgument(f"{self._directory}: {error}") from error
+        if content is None:
+            raise InvalidArgument(f"{self._directory} is no OCI image layout: it has no {name}")
+        return content
+
+    async def blob(self, descriptor: Descriptor) -> bytes:
+        """A small blob, checked against its digest."""
+        content = await self.document(_blob_path(descriptor))
+        spec.check_digest(content, descriptor)
+        return content
+
+    async def chunks(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+        """A large blob, piece by piece; whoever takes them checks the digest."""
+        fd = await asyncio.to_thread(files.open_beneath, self._directory, _blob_path(descriptor))
+        if fd is None:
+            raise InvalidArgument(f"{self._directory} has no blob {descriptor.digest}")
+        with open(fd, "rb", buffering=0) as file:  # noqa: ASYNC230 - open already; reads are a thread's
+            while chunk := await asyncio.to_thread(file.read, _CHUNK):
+                yield chunk
+
+
+def _blob_path(descriptor: Descriptor) -> str:
+    return "blobs/" + descriptor.digest.replace(":", "/")
+
+
+async def load(store: ImageStore, path: str, name: str | None) -> list[ImageRecord]:
+    """Take in every image of the layout; `name` is for one for which the layout has none.
+
+    Raises NotFound where there is nothing at path, InvalidArgument for what is no layout.
+    """
+    async with _directory(store, path) as directory:
+        layout = Layout(directory)
+        index = spec.parse(spec.Index, await layout.document("index.json"), f"{path}: index.json")
+        records = []
+        for entry in index.manifests:
+            if entry.media_type not in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES):
+                continue  # attestations and other artifacts lie beside images
+            wanted = _name(entry, name, path)
+            manifest = await _manifest(layout, entry)
+            records.append(await take_in(store, layout, manifest, tag=wanted.tagged, digest=_digested(wanted, entry)))
+    if not records:
+        raise InvalidArgument(f"{path}: index.json names no image")
+    return records
+
+
+def _name(entry: Descriptor, name: str | None, path: str) -> reference.Reference:
+    given = next((entry.annotations[key] for key in _NAMES if key in entry.annotations), name)
+    if not given:
+        raise InvalidArgument(f"{path}: the layout has no name for {entry.digest}; give one with --reference")
+    return reference.parse(given)
+
+
+def _digested(wanted: reference.Reference, entry: Descriptor) -> str:
+    return f"{wanted.name}@{entry.digest}"
+
+
+async def _manifest(layout: Layout, entry: Descriptor) -> spec.Manifest:
+    for _ in range(3):  # an index may name an index; deeper is nobody's
+        content = await layout.blob(entry)
+        if entry.media_type in spec.MANIFEST_TYPES:
+            return spec.parse(spec.Manifest, content, f"manifest {entry.digest}")
+        index = spec.parse(spec.Index, content, f"index {entry.digest}")
+        chosen = spec.choose_platform(index, architecture())
+        if chosen is None:
+            raise InvalidArgument(f"index {entry.digest} has no image for linux/{architecture()}")
+        entry = chosen
+    raise InvalidArgument(f"index {entry.digest} is nested too deeply")
+
+
+@asynccontextmanager
+async def _directory(store: ImageStore, path: str) -> AsyncIterator[str]:
+    """The layout as a directory: itself, or a tar's content for as long as it is needed."""
+    if await asyncio.to_thread(os.path.isdir, path):
+        yield path
+        return
+    if not await asyncio.to_thread(os.path.isfile, path):
+        raise NotFound(f"{path}: there is no such file or directory")
+    scratch = store.incoming(f"layout-{secrets.token_hex(4)}")
+    try:
+        await asyncio.to_thread(_unpack, path, scratch)
+        yield scratch
+    finally:
+        await asyncio.to_thread(files.remove_tree, scratch)
+
+
+def _unpack(path: str, scratch: str) -> None:
+    os.mkdir(scratch, 0o700)
+    try:
+        with tarfile.open(path) as archive:
+            # Regular files and directories only, below scratch (PEP 706).
+            archive.extractall(scratch, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InvalidArgument(f"{path} is no tar of an OCI image layout: {error}") from error
