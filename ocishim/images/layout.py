@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import secrets
 import tarfile
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, NotFound
+from ocishim.images import platform
 from ocishim.images.intake import take_in
 from ocishim.linux import files
 from ocishim.spec import image as spec
@@ -22,15 +22,8 @@ if TYPE_CHECKING:
     from ocishim.images.store import ImageRecord, ImageStore
     from ocishim.spec.image import Descriptor
 
-ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-"""Go's names, which images use, by the kernel's."""
 _CHUNK: Final = 1 << 20
 _NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-
-
-def architecture() -> str:
-    """This machine's, as images name it."""
-    return ARCHITECTURES.get(platform.machine(), platform.machine())
 
 
 class Layout:
@@ -106,9 +99,9 @@ async def _manifest(layout: Layout, entry: Descriptor) -> spec.Manifest:
         if entry.media_type in spec.MANIFEST_TYPES:
             return spec.parse(spec.Manifest, content, f"manifest {entry.digest}")
         index = spec.parse(spec.Index, content, f"index {entry.digest}")
-        chosen = spec.choose_platform(index, architecture())
+        chosen = spec.choose_platform(index, platform.architecture(), platform.variant())
         if chosen is None:
-            raise InvalidArgument(f"index {entry.digest} has no image for linux/{architecture()}")
+            raise InvalidArgument(f"index {entry.digest} has no image for linux/{platform.architecture()}")
         entry = chosen
     raise InvalidArgument(f"index {entry.digest} is nested too deeply")
 

@@ -109,7 +109,7 @@ class Cni:
             raise FailedPrecondition(
                 f"{what}: plugin {plugin.type!r} is in none of {', '.join(self._settings.bin_dirs)}"
             )
-        netns = attachment.netns if os.path.exists(attachment.netns) else ""
+        netns = attachment.netns if os.access(attachment.netns, os.F_OK) else ""
         environment = process.CLEAN_ENVIRONMENT | {
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": attachment.sandbox_id,

@@ -6,7 +6,8 @@ Lenient where the wild is (null lists, unknown keys), strict in what safety rest
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final, TypeVar
+import json
+from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel, to_pascal
@@ -124,6 +125,29 @@ def parse(model: type[T], content: bytes, what: str) -> T:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InvalidArgument(f"{what}: {where}: {first['msg']}") from error
+
+
+def kind(content: bytes, media_type: str, what: str) -> Literal["index", "manifest"]:
+    """Which of the two a document is. Raises InvalidArgument for neither, or for one that claims to be both.
+
+    The type is said twice, by the registry and in the document; where the two differ, the one digest stands for
+    two images (CVE-2021-41190).
+    """
+    try:
+        document = json.loads(content)
+    except ValueError as error:
+        raise InvalidArgument(f"{what}: the registry's answer is no manifest: {content[:80]!r}") from error
+    if not isinstance(document, dict):
+        raise InvalidArgument(f"{what}: the registry's answer is no manifest: {content[:80]!r}")
+    said = document.get("mediaType") or media_type
+    if said not in (*INDEX_TYPES, *MANIFEST_TYPES):
+        said = OCI_INDEX if "manifests" in document else OCI_MANIFEST if "layers" in document else said
+    if said not in (*INDEX_TYPES, *MANIFEST_TYPES):
+        raise InvalidArgument(f"{what}: manifests of type {said!r} are not supported")
+    is_index = said in INDEX_TYPES
+    if (is_index and "layers" in document) or (not is_index and "manifests" in document):
+        raise InvalidArgument(f"{what}: the manifest claims to be an index and an image at once")
+    return "index" if is_index else "manifest"
 
 
 def check_digest(content: bytes, descriptor: Descriptor) -> None:

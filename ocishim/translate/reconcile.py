@@ -47,7 +47,7 @@ def reconcile_sandbox(status: SandboxStatus, observed: SandboxObserved, now: int
     return status, "keep"
 
 
-def reconcile_container(
+def reconcile_container(  # noqa: PLR0911 - a decision table reads best as one
     status: ContainerStatus, observed: ContainerObserved, now: int
 ) -> tuple[ContainerStatus, Action]:
     """A container keeps its true end where anything tells it; else it ended with 255, Unknown, never with 0."""

@@ -35,7 +35,7 @@ class ProfileChoice:
     path: str = ""
 
 
-def choice(context: v1.LinuxContainerSecurityContext) -> ProfileChoice:
+def choice(context: v1.LinuxContainerSecurityContext) -> ProfileChoice:  # noqa: PLR0911 - a decision table
     """The profile asked for; none asked for is unconfined, as in the peers; privileged is always so.
 
     Raises InvalidArgument for a localhost profile that is not an absolute path.
