@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
 from ocishim.lifecycle.container_exit import supervise
 from ocishim.lifecycle.jobs import step
-from ocishim.linux import cgroup, files, proc
+from ocishim.linux import cgroup, files, mount, proc
 from ocishim.model import EXIT_CODE_START_ERROR, REASON_START_ERROR, ProcessRef
 from ocishim.protocol import runtime_error
 from ocishim.runtime import conmon
@@ -129,6 +129,7 @@ async def _clear(node: Node, container: Container) -> None:
         await node.runtime_of(container).delete(container.id)
         await asyncio.to_thread(cgroup.kill_all, container.metadata.cgroup)
         await asyncio.to_thread(cgroup.remove, container.metadata.cgroup)
+        await asyncio.to_thread(mount.unmount_all, node.layout.container(container.metadata.id).rootfs)
     except (OcishimError, OSError) as error:
         log.warning("%s: what its failed start left cannot be cleared yet: %s", container.title, error)
     container.exit_report = None

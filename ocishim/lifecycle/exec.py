@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, OperationFailed
 from ocishim.linux import cgroup, files, proc, process
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
+
+
+_MESSENGER_GRACE: Final = 1.0
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +63,7 @@ async def exec_sync(node: Node, container: Container, command: Sequence[str], ti
                 ) from error
             finally:
                 if child.returncode is None:
-                    child.kill_group()
-                    await _kill_command(container, pidfile)
+                    await _kill_command(container, pidfile, child)
             result = ExecResult(out.finish(), err.finish(), code)
         ran = os.access(pidfile, os.F_OK)  # in memory
         return result if ran else _refused(container, command[0], result)
@@ -90,16 +93,19 @@ def _pidfile(node: Node, container: Container) -> Iterator[str]:
         files.unlink(path)
 
 
-async def _kill_command(container: Container, pidfile: str) -> None:
-    """The runtime's exec is a mere messenger: the command itself is known by the pid file."""
+async def _kill_command(container: Container, pidfile: str, messenger: process.Process) -> None:
+    """The command is known by the pid file; the runtime's exec is its messenger, reaps it and ends by itself."""
     try:
         with open(pidfile, encoding="ascii") as file:  # noqa: ASYNC230 - a few bytes in memory
             pid = int(file.read())
     except (OSError, ValueError):
-        return
+        return  # not started yet, and the messenger is killed on the way out
     candidates = await asyncio.to_thread(cgroup.processes, container.metadata.cgroup)
     if pid in candidates:
         await asyncio.to_thread(proc.kill_session, pid, candidates)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_MESSENGER_GRACE):
+                await messenger.wait()
 
 
 def _refused(container: Container, program: str, result: ExecResult) -> ExecResult:

@@ -210,8 +210,9 @@ async def _start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
 
 
 def _make_pause_bundle(bundle: str, spec: bytes) -> None:
+    # Mount points, since the root itself is read-only.
     os.makedirs(f"{bundle}/rootfs/proc", 0o755)
-    # The mount point of the binary: the root itself is read-only.
+    os.makedirs(f"{bundle}/rootfs/dev", 0o755)
     os.close(os.open(f"{bundle}/rootfs/pause", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
     files.write_atomic(f"{bundle}/config.json", spec, durable=False)
 

@@ -10,7 +10,7 @@ EXIT_NOT_EXECUTABLE = 126
 
 _LOGRUS = re.compile(r'^time="[^"]*" level=\w+ msg=(?P<message>"(?:[^"\\]|\\.)*"|\S+)')
 _NOT_FOUND = ("executable file not found", "not found in $path", "no such file or directory")
-_NOT_EXECUTABLE = ("permission denied", "exec format error", "is a directory")
+_NOT_EXECUTABLE = ("permission denied", "open executable", "exec format error", "is a directory")
 
 
 def words(output: str) -> str:

@@ -66,7 +66,7 @@ async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
     Raises OperationFailed with the runtime's words, DeadlineExceeded when nothing answers in time (conmon and
     the runtime's call are then killed with their group).
     """
-    what = f"container {launch.container_id} ({launch.name}): create"
+    what = f"{runtime.name} create"
     log_file = f"{launch.bundle}/conmon.log"
     line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
     try:
@@ -75,7 +75,7 @@ async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
         log = await asyncio.to_thread(_tail, log_file)
         raise OperationFailed(f"{what}: conmon answered {line!r}: {log}") from error
     if isinstance(said, messages.Refused):
-        raise OperationFailed(f"{what}: {runtime.name}: {runtime_error.words(said.message)}")
+        raise OperationFailed(f"{what}: {runtime_error.words(said.message)}")
     return said.pid
 
 

@@ -128,6 +128,7 @@ def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str,
         ),
         root=spec.Root(path=rootfs, readonly=True),
         mounts=[
+            spec.Mount(destination="/dev", type="tmpfs", source="tmpfs", options=["nosuid", "noexec", "size=64k"]),
             spec.Mount(destination="/proc", type="proc", source="proc", options=["nosuid", "noexec", "nodev"]),
             spec.Mount(destination="/pause", type="bind", source=pause, options=["bind", "ro", "nosuid", "nodev"]),
         ],
