@@ -23,6 +23,7 @@ from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
 from ocishim.linux import files, host, proc
+from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice, exits
@@ -54,6 +55,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    become_subreaper()
+    loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
     os.umask(0o022)
     os.chdir("/")

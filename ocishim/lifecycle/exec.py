@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,14 +15,14 @@ from ocishim.runtime import oci
 from ocishim.spec import runtime as spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
 
 
-_MESSENGER_GRACE: Final = 1.0
-"""Seconds."""
+_SIGNALLED: Final = 128
+"""The shell's exit code of a killed process, less its signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +48,65 @@ async def exec_sync(node: Node, container: Container, command: Sequence[str], ti
     if not container.status.is_running:
         raise FailedPrecondition(f"{container.title} is not running: nothing can be executed in it")
     content = await _process_json(node, container, command)
+    async with _command(node, container, content) as (child, out, err):
+        if child is None:
+            return _refused(container, command[0], err.finish())
+        try:
+            async with asyncio.timeout(timeout or None):
+                code = await child.wait()
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"{container.title}: {command[0]!r} did not end within {timeout:g} s and was killed"
+            ) from error
+        # A child of the command may hold the pipes for ever: what was written until now is the output.
+        return ExecResult(out.finish(), err.finish(), code if code >= 0 else _SIGNALLED - code)
+
+
+@asynccontextmanager
+async def _command(
+    node: Node, container: Container, content: bytes
+) -> AsyncIterator[tuple[process.Process | None, process.Collector, process.Collector]]:
+    """The command as a child of this server, or None where the runtime would not start it.
+
+    `exec --detach` leaves at once, and the command, orphaned, is ours to wait for: no messenger process stays,
+    and nothing copies its output on the way (runc would wait for every holder of the pipes). On the way out a
+    command that still runs is killed with its session.
+    """
     runtime = node.runtime_of(container)
     budget = process.Budget(node.settings.containers.exec_sync_output)
     with _pidfile(node, container) as pidfile, oci.process_file(content) as fd:
-        argv = runtime.argv("exec", "--pid-file", pidfile, "--process", f"/proc/self/fd/{fd}", container.id)
-        async with process.piped(argv, pass_fds=(fd,), output=budget) as (child, out, err):
+        argv = runtime.argv("exec", "--detach", "--pid-file", pidfile, "--process", f"/proc/self/fd/{fd}", container.id)
+        async with process.piped(argv, pass_fds=(fd,), output=budget) as (messenger, out, err):
+            with process.Process.adoption():
+                started = await _started(messenger, runtime.timeout)
+                child = process.Process(_read_pid(pidfile), tuple(argv)) if started else None
             try:
-                async with asyncio.timeout(timeout or None):
-                    code = await child.wait()
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    f"{container.title}: {command[0]!r} did not end within {timeout:g} s and was killed"
-                ) from error
+                yield child, out, err
             finally:
-                if child.returncode is None:
-                    await _kill_command(container, pidfile, child)
-            result = ExecResult(out.finish(), err.finish(), code)
-        ran = os.access(pidfile, os.F_OK)  # in memory
-        return result if ran else _refused(container, command[0], result)
+                if child is not None and child.returncode is None:
+                    await _kill(container, child)
+
+
+async def _started(messenger: process.Process, within: float) -> bool:
+    try:
+        async with asyncio.timeout(within):
+            return await messenger.wait() == 0
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{messenger.argv[0]} exec did not start the command within {within:g} s") from error
+
+
+def _read_pid(pidfile: str) -> int:
+    try:
+        with open(pidfile, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError) as error:
+        raise OperationFailed(f"the runtime started a command and left no pid of it: {error}") from error
+
+
+async def _kill(container: Container, child: process.Process) -> None:
+    candidates = await asyncio.to_thread(cgroup.processes, container.metadata.cgroup)
+    await asyncio.to_thread(proc.kill_session, child.pid, candidates)
+    await child.wait()
 
 
 async def _process_json(node: Node, container: Container, command: Sequence[str]) -> bytes:
@@ -93,25 +133,10 @@ def _pidfile(node: Node, container: Container) -> Iterator[str]:
         files.unlink(path)
 
 
-async def _kill_command(container: Container, pidfile: str, messenger: process.Process) -> None:
-    """The command is known by the pid file; the runtime's exec is its messenger, reaps it and ends by itself."""
-    try:
-        with open(pidfile, encoding="ascii") as file:  # noqa: ASYNC230 - a few bytes in memory
-            pid = int(file.read())
-    except (OSError, ValueError):
-        return  # not started yet, and the messenger is killed on the way out
-    candidates = await asyncio.to_thread(cgroup.processes, container.metadata.cgroup)
-    if pid in candidates:
-        await asyncio.to_thread(proc.kill_session, pid, candidates)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_MESSENGER_GRACE):
-                await messenger.wait()
-
-
-def _refused(container: Container, program: str, result: ExecResult) -> ExecResult:
-    """Without a pid file the command never ran: what is on stderr are the runtime's words."""
-    words = runtime_error.words(result.stderr.decode("utf-8", "replace"))
+def _refused(container: Container, program: str, stderr: bytes) -> ExecResult:
+    """The command never ran: what is on stderr are the runtime's words."""
+    words = runtime_error.words(stderr.decode("utf-8", "replace"))
     code = runtime_error.command_exit_code(words)
-    if code is None or result.exit_code <= 0:
+    if code is None:
         raise OperationFailed(f"{container.title}: {program!r} cannot be executed: {words}")
     return ExecResult(b"", f"{words}\n".encode(), code)

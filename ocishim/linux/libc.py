@@ -46,6 +46,8 @@ MOVE_MOUNT_F_EMPTY_PATH: Final = 0x4
 OPEN_TREE_CLONE: Final = 0x1
 OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 
+PR_SET_CHILD_SUBREAPER: Final = 36
+
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
@@ -180,3 +182,8 @@ def mount_setattr(dirfd: int, path: str, flags: int, *, set_: int = 0, clear: in
 def syncfs(fd: int) -> None:
     """syncfs(2): write everything of the filesystem that fd is on to disk."""
     _check(_libc().syncfs(fd), "syncfs")
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2) with one argument."""
+    _check(_libc().prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl({option})")

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from ocishim.errors import DeadlineExceeded, FailedPrecondition, OperationFailed
+from ocishim.linux import libc
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 CLEAN_ENVIRONMENT: Final = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -47,7 +48,12 @@ class Finished:
 class Process:
     """A running child of this server, reaped as soon as it ends."""
 
+    _running: ClassVar[dict[int, Process]] = {}
+    """By pid: as global as the kernel's own table of our children, which it mirrors."""
+    _adoptions: ClassVar[int] = 0
+
     def __init__(self, pid: int, argv: tuple[str, ...]) -> None:
+        Process._running[pid] = self
         self.pid = pid
         self.argv = argv
         self._loop = asyncio.get_running_loop()
@@ -59,9 +65,32 @@ class Process:
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid == 0:
             return
+        del Process._running[self.pid]
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._ended.set_result(os.waitstatus_to_exitcode(status))
+
+    @classmethod
+    @contextmanager
+    def adoption(cls) -> Iterator[None]:
+        """While something is started whose child becomes ours: no orphan is reaped until it has an owner."""
+        cls._adoptions += 1
+        try:
+            yield
+        finally:
+            cls._adoptions -= 1
+            reap_orphans()
+
+    @classmethod
+    def has_orphan(cls) -> int:
+        """The pid of a dead child that nobody owns, 0 for none or while one may find an owner."""
+        if cls._adoptions:
+            return 0
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return 0
+        return 0 if found is None or found.si_pid in cls._running else found.si_pid
 
     @property
     def returncode(self) -> int | None:
@@ -77,6 +106,18 @@ class Process:
         if not self._ended.done():
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signum)
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of its orphaned descendants: commands started by `RUNTIME exec --detach`, and
+    conmon's background half (PR_SET_CHILD_SUBREAPER in prctl(2))."""
+    libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans() -> None:
+    """Reap dead children that nobody owns; call it on SIGCHLD. An owned one ahead of them is left to its owner."""
+    while pid := Process.has_orphan():
+        os.waitpid(pid, 0)
 
 
 def spawn(
