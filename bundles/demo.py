@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import busybox_image
 from grpclib.client import Channel
@@ -25,7 +26,9 @@ from ocishim.api.runtime import v1
 from ocishim.errors import OcishimError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Coroutine, Iterator
+
+T = TypeVar("T")
 
 BUNDLES = Path(__file__).resolve().parent
 OCISHIM = BUNDLES.parent / ".venv" / "bin" / "ocishim"
@@ -34,6 +37,7 @@ CNI_SUFFIXES = (".conf", ".conflist", ".json")
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 LINE_SECONDS = 10.0
+ENDED_BY_ITSELF = "the server ended by itself, exit code {}; what it left running, the next `./dev run` removes"
 EXEC = [
     "/bin/sh",
     "-c",
@@ -46,9 +50,13 @@ class DemoError(Exception):
 
 
 def say(text: str) -> None:
-    """Print a line at once, also into a pipe."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Print a line at once; once nobody reads it any more, print into the void, for there is a pod to remove."""
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with Path(os.devnull).open("wb") as void:
+            os.dup2(void.fileno(), sys.stdout.fileno())
 
 
 class Step:
@@ -87,7 +95,8 @@ def explained(error: BaseException) -> str:
     before = None if error.__suppress_context__ else error.__context__
     if before is None or isinstance(before, asyncio.CancelledError):
         return words or type(error).__name__
-    return f"{explained(before)}\nand then: {words or type(error).__name__}"
+    first = explained(before)
+    return first if words in first else f"{first}\nand then: {words or type(error).__name__}"
 
 
 async def interruptible(*, once: bool) -> None:
@@ -109,12 +118,13 @@ async def run(*, once: bool) -> None:
     socket_path = settings.listen.removeprefix("unix://")
     refuse_live(socket_path)
     with tempfile.TemporaryDirectory(prefix="ocishim-demo-") as scratch, network(settings, Path(scratch)) as options:
-        async with server(socket_path, options, Path(scratch)), connected(socket_path) as channel:
+        async with server(socket_path, options, Path(scratch)) as process, connected(socket_path) as channel:
             runtime, images = v1.RuntimeServiceStub(channel), v1.ImageServiceStub(channel)
+            await removed(runtime, " of an earlier demo, whose server was killed")
             async with image(images, settings.listen, Path(scratch)), pod(runtime, Path(scratch)):
                 if not once:
                     say(f"serving on {settings.listen}, log in {scratch}/server.log; Ctrl-C removes everything")
-                    await asyncio.Event().wait()
+                    raise DemoError(ENDED_BY_ITSELF.format(await process.wait()))
 
 
 def refuse_live(path: str) -> None:
@@ -156,7 +166,7 @@ def network(settings: config.Settings, scratch: Path) -> Iterator[list[str]]:
 
 
 @contextlib.asynccontextmanager
-async def server(socket_path: str, options: list[str], scratch: Path) -> AsyncIterator[None]:
+async def server(socket_path: str, options: list[str], scratch: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """A server of this checkout that answers; ended by SIGTERM. Its last words are shown when anything fails."""
     log = scratch / "server.log"
     with log.open("wb") as output:
@@ -172,13 +182,17 @@ async def server(socket_path: str, options: list[str], scratch: Path) -> AsyncIt
     try:
         with Step("ocishim serve") as step:
             step.what += f": {await answered(process, socket_path)}"
-        yield
+        yield process
     except BaseException as error:
         if not isinstance(error, asyncio.CancelledError):
             sys.stderr.write("the server's last words:\n" + "".join(last_lines(log)))
         raise
+    else:
+        if process.returncode is not None:
+            raise DemoError(ENDED_BY_ITSELF.format(process.returncode))
     finally:
-        await ended(process)
+        if process.returncode is None:
+            await ended(process)
 
 
 async def answered(process: asyncio.subprocess.Process, socket_path: str) -> str:
@@ -234,17 +248,31 @@ async def image(images: v1.ImageServiceStub, address: str, scratch: Path) -> Asy
     with Step(f"image made of {busybox_image.BUSYBOX}: {name}"):
         layout.mkdir()
         await asyncio.to_thread(busybox_image.write_layout, layout, name)
-    with Step(f"ocishim images load {layout}"):
-        loading = await asyncio.create_subprocess_exec(
-            OCISHIM, "images", "load", str(layout), "--listen", address, stdout=subprocess.DEVNULL
-        )
-        if await loading.wait() != 0:
-            raise DemoError(f"`ocishim images load` ended with exit code {loading.returncode}; see its words above")
     try:
+        with Step(f"ocishim images load {layout}"):
+            await uninterrupted(load(layout, address))
         yield
     finally:
         with Step("RemoveImage"):
             await images.remove_image(v1.RemoveImageRequest(image=v1.ImageSpec(image=name)), timeout=30)
+
+
+async def load(layout: Path, address: str) -> None:
+    """Load an image layout with the command that a user has."""
+    command = ("images", "load", str(layout), "--listen", address)
+    process = await asyncio.create_subprocess_exec(OCISHIM, *command, stdout=subprocess.DEVNULL)
+    if await process.wait() != 0:
+        raise DemoError(f"`ocishim images load` ended with exit code {process.returncode}; see its words above")
+
+
+async def uninterrupted(call: Coroutine[None, None, T]) -> T:
+    """Await a call to its end, also when interrupted: the server carries on what it has begun."""
+    task = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 def container_config() -> v1.ContainerConfig:
@@ -252,16 +280,32 @@ def container_config() -> v1.ContainerConfig:
     return v1.ContainerConfig().from_json((BUNDLES / "demo-container.json").read_text(encoding="utf-8"))
 
 
+def pod_config() -> v1.PodSandboxConfig:
+    """The pod of bundles/."""
+    return v1.PodSandboxConfig().from_json((BUNDLES / "demo-pod.json").read_text(encoding="utf-8"))
+
+
+async def removed(runtime: v1.RuntimeServiceStub, whose: str) -> None:
+    """Stop and remove every pod that the demo made."""
+    uid = pod_config().metadata.uid
+    for found in (await runtime.list_pod_sandbox(v1.ListPodSandboxRequest(), timeout=10)).items:
+        if found.metadata.uid == uid:
+            with Step(f"StopPodSandbox {found.id[:13]}{whose}"):
+                await runtime.stop_pod_sandbox(v1.StopPodSandboxRequest(pod_sandbox_id=found.id), timeout=60)
+            with Step(f"RemovePodSandbox {found.id[:13]}{whose}"):
+                await runtime.remove_pod_sandbox(v1.RemovePodSandboxRequest(pod_sandbox_id=found.id), timeout=60)
+
+
 @contextlib.asynccontextmanager
 async def pod(runtime: v1.RuntimeServiceStub, scratch: Path) -> AsyncIterator[None]:
     """The pod of bundles/ with its container, log shown as it comes, one exec; stopped and removed at the end."""
-    config_of_pod = v1.PodSandboxConfig().from_json((BUNDLES / "demo-pod.json").read_text(encoding="utf-8"))
+    config_of_pod = pod_config()
     config_of_pod.log_directory = str(scratch / "logs")
-    with Step("RunPodSandbox") as step:
-        ran = await runtime.run_pod_sandbox(v1.RunPodSandboxRequest(config=config_of_pod), timeout=60)
-        pod_id = ran.pod_sandbox_id
-        step.what += f" {pod_id[:13]}"
+    request = v1.RunPodSandboxRequest(config=config_of_pod)
     try:
+        with Step("RunPodSandbox") as step:
+            pod_id = (await uninterrupted(runtime.run_pod_sandbox(request, timeout=60))).pod_sandbox_id
+            step.what += f" {pod_id[:13]}"
         container_id = await started(runtime, pod_id, config_of_pod)
         log = scratch / "logs" / container_config().log_path
         seen = asyncio.Event()
@@ -275,17 +319,14 @@ async def pod(runtime: v1.RuntimeServiceStub, scratch: Path) -> AsyncIterator[No
             following.cancel()
             await asyncio.wait([following])
     finally:
-        with Step("StopPodSandbox"):
-            await runtime.stop_pod_sandbox(v1.StopPodSandboxRequest(pod_sandbox_id=pod_id), timeout=60)
-        with Step("RemovePodSandbox"):
-            await runtime.remove_pod_sandbox(v1.RemovePodSandboxRequest(pod_sandbox_id=pod_id), timeout=60)
+        await removed(runtime, "")
 
 
 async def started(runtime: v1.RuntimeServiceStub, pod_id: str, config_of_pod: v1.PodSandboxConfig) -> str:
     """Create and start the container; its id."""
     request = v1.CreateContainerRequest(pod_sandbox_id=pod_id, config=container_config(), sandbox_config=config_of_pod)
     with Step("CreateContainer") as step:
-        container_id = (await runtime.create_container(request, timeout=60)).container_id
+        container_id = (await uninterrupted(runtime.create_container(request, timeout=60))).container_id
         step.what += f" {container_id[:13]}"
     with Step("StartContainer"):
         await runtime.start_container(v1.StartContainerRequest(container_id=container_id), timeout=60)
