@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 ID: Final = re.compile(r"^[0-9a-f]{64}$")
 _LARGEST: Final = 32 << 20
+_WITHOUT_METADATA: Final = {"status.json", "status.json.tmp", "metadata.json.tmp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,9 @@ class Records(Generic[M, S]):
     def load(self) -> Iterator[Loaded[M, S]]:
         """Every readable object; the others are set aside, with an error in the log. Blocks."""
         for name in sorted(os.listdir(self._directory)):
+            if _is_unfinished(f"{self._directory}/{name}"):
+                files.remove_tree(f"{self._directory}/{name}")
+                continue
             try:
                 yield self._load(name)
             except (OSError, ValueError) as error:
@@ -118,6 +122,11 @@ class Records(Generic[M, S]):
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         log.error("%s/%s cannot be read (%s): set aside as %s", self._directory, name, said, target)
         os.rename(f"{self._directory}/{name}", target)
+
+
+def _is_unfinished(directory: str) -> bool:
+    """Whether a crash left it on the way in, before anything was made, or on the way out, after all was undone."""
+    return os.path.isdir(directory) and set(os.listdir(directory)) <= _WITHOUT_METADATA
 
 
 def _write(path: str, record: Record, *, durable: bool) -> None:
