@@ -10,6 +10,10 @@ import platform
 import subprocess
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 BUSYBOX = Path("/bin/busybox")
 FILES = {
@@ -20,7 +24,7 @@ DIRECTORIES = {"bin": 0o755, "etc": 0o755, "root": 0o700, "tmp": 0o1777}
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "ppc64le": "ppc64le", "s390x": "s390x"}
 
 
-def write_layout(layout: Path, reference: str) -> None:
+def write_layout(layout: Path, reference: str, command: Sequence[str] = ("/bin/sh",)) -> None:
     """Write the layout of one image, named `reference`, to the existing directory `layout`.
 
     Raises OSError or CalledProcessError when busybox is not there or does not list its applets.
@@ -31,7 +35,7 @@ def write_layout(layout: Path, reference: str) -> None:
     config = {
         "architecture": ARCHITECTURES.get(platform.machine(), platform.machine()),
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/sh"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": list(command)},
         "rootfs": {"type": "layers", "diff_ids": [_digest(tree)]},
     }
     manifest = {

@@ -102,8 +102,15 @@ def explained(error: BaseException) -> str:
 async def interruptible(*, once: bool) -> None:
     """Run the demo until it ends, or until SIGINT or SIGTERM; both undo everything first."""
     demo = asyncio.ensure_future(run(once=once))
+    signals = asyncio.Event()
+
+    def interrupt() -> None:
+        if not signals.is_set():  # a second Ctrl-C must not stop the undoing, which has time limits of its own
+            signals.set()
+            demo.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
+        asyncio.get_running_loop().add_signal_handler(number, interrupt)
     try:
         await demo
     except asyncio.CancelledError:
@@ -179,9 +186,11 @@ async def server(socket_path: str, options: list[str], scratch: Path) -> AsyncIt
             stderr=output,
             start_new_session=True,  # Ctrl-C at the terminal is ours: the server must live until the pod is gone
         )
+    allowed = {0, -signal.SIGTERM}  # the signal may come before the server minds it
     try:
         with Step("ocishim serve") as step:
             step.what += f": {await answered(process, socket_path)}"
+        allowed = {0}
         yield process
     except BaseException as error:
         if not isinstance(error, asyncio.CancelledError):
@@ -192,7 +201,7 @@ async def server(socket_path: str, options: list[str], scratch: Path) -> AsyncIt
             raise DemoError(ENDED_BY_ITSELF.format(process.returncode))
     finally:
         if process.returncode is None:
-            await ended(process)
+            await ended(process, allowed)
 
 
 async def answered(process: asyncio.subprocess.Process, socket_path: str) -> str:
@@ -209,8 +218,8 @@ async def answered(process: asyncio.subprocess.Process, socket_path: str) -> str
     raise DemoError(f"`ocishim serve` did not answer on {socket_path} within {START_SECONDS:.0f} s")
 
 
-async def ended(process: asyncio.subprocess.Process) -> None:
-    """End the server as an operator would."""
+async def ended(process: asyncio.subprocess.Process, allowed: set[int]) -> None:
+    """End the server as an operator would. DemoError unless its exit code is an allowed one."""
     with Step("SIGTERM ends the server") as step:
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
@@ -221,7 +230,7 @@ async def ended(process: asyncio.subprocess.Process) -> None:
             await process.wait()
             raise DemoError(f"the server did not end within {STOP_SECONDS:.0f} s of SIGTERM and was killed") from None
         step.what += f", exit code {process.returncode}"
-    if process.returncode != 0:
+    if process.returncode not in allowed:
         raise DemoError(f"the server ended with exit code {process.returncode} instead of 0")
 
 
