@@ -269,7 +269,7 @@ async def image(images: v1.ImageServiceStub, address: str, scratch: Path) -> Asy
 async def load(layout: Path, address: str) -> None:
     """Load an image layout with the command that a user has."""
     command = ("images", "load", str(layout), "--listen", address)
-    process = await asyncio.create_subprocess_exec(OCISHIM, *command, stdout=subprocess.DEVNULL)
+    process = await asyncio.create_subprocess_exec(OCISHIM, *command, stdout=subprocess.DEVNULL, start_new_session=True)
     if await process.wait() != 0:
         raise DemoError(f"`ocishim images load` ended with exit code {process.returncode}; see its words above")
 
