@@ -33,8 +33,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 IMAGE = "docker.io/library/bench:latest"
 PAUSE = "docker.io/library/bench-pause:latest"
-STEPS = ("RunPodSandbox", "CreateContainer", "StartContainer", "ExecSync", "StopContainer", "RemoveContainer")
-STEPS += ("StopPodSandbox", "RemovePodSandbox")
+STEPS = (
+    "RunPodSandbox",
+    "CreateContainer",
+    "StartContainer",
+    "ExecSync",
+    "StopContainer",
+    "RemoveContainer",
+    "StopPodSandbox",
+    "RemovePodSandbox",
+)
+BRIDGES = ("ocibench0", "cdbench0")
 READY_WITHIN = 30.0
 
 
@@ -70,13 +79,18 @@ def conflist(scratch: Path, name: str, subnet: str) -> Path:
     return directory
 
 
+def stub(channel: grpc.Channel) -> api_pb2_grpc.RuntimeServiceStub:
+    """The client's methods."""
+    return api_pb2_grpc.RuntimeServiceStub(channel)  # type: ignore[no-untyped-call] # generated without types
+
+
 def ready(address: str) -> grpc.Channel:
     """A channel to a server that answers."""
     channel = grpc.insecure_channel(f"unix://{address}")
     deadline = time.monotonic() + READY_WITHIN
     while True:
         try:
-            api_pb2_grpc.RuntimeServiceStub(channel).Version(api_pb2.VersionRequest(), timeout=1)
+            stub(channel).Version(api_pb2.VersionRequest(), timeout=1)
         except grpc.RpcError:
             if time.monotonic() > deadline:
                 raise
@@ -101,7 +115,7 @@ def running(command: list[str], log: Path) -> Iterator[None]:
 def ocishim(scratch: Path, runtime: str, layout: Path) -> Iterator[Server]:
     """Our server."""
     address = scratch / "ocishim.sock"
-    cni = conflist(scratch, "ocibench0", "10.97.1.0/24")
+    cni = conflist(scratch, BRIDGES[0], "10.97.1.0/24")
     config = scratch / "ocishim.toml"
     config.write_text(
         f'root = "{scratch}/oroot"\nstate = "{scratch}/ostate"\nlisten = "unix://{address}"\n'
@@ -119,7 +133,7 @@ def ocishim(scratch: Path, runtime: str, layout: Path) -> Iterator[Server]:
 def containerd(scratch: Path, runtime: str, layouts: list[Path]) -> Iterator[Server]:
     """The peer."""
     address = scratch / "containerd.sock"
-    cni = conflist(scratch, "cdbench0", "10.97.2.0/24")
+    cni = conflist(scratch, BRIDGES[1], "10.97.2.0/24")
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     config = scratch / "containerd.toml"
     config.write_text(
@@ -143,11 +157,13 @@ def containerd(scratch: Path, runtime: str, layouts: list[Path]) -> Iterator[Ser
 
 def one_round(server: Server, number: int) -> None:
     """One pod with one container, from start to end."""
-    runtime = api_pb2_grpc.RuntimeServiceStub(server.channel)
+    runtime = stub(server.channel)
     pod = api_pb2.PodSandboxConfig(
         metadata=api_pb2.PodSandboxMetadata(name=f"bench-{number}", namespace="bench", uid=f"{number}"),
         linux=api_pb2.LinuxPodSandboxConfig(
-            security_context=api_pb2.LinuxSandboxSecurityContext(namespace_options=api_pb2.NamespaceOption(pid=1))
+            security_context=api_pb2.LinuxSandboxSecurityContext(
+                namespace_options=api_pb2.NamespaceOption(pid=api_pb2.CONTAINER)
+            )
         ),
     )
     container = api_pb2.ContainerConfig(
@@ -155,7 +171,9 @@ def one_round(server: Server, number: int) -> None:
         image=api_pb2.ImageSpec(image=IMAGE),
         command=["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.01; done"],
         linux=api_pb2.LinuxContainerConfig(
-            security_context=api_pb2.LinuxContainerSecurityContext(namespace_options=api_pb2.NamespaceOption(pid=1))
+            security_context=api_pb2.LinuxContainerSecurityContext(
+                namespace_options=api_pb2.NamespaceOption(pid=api_pb2.CONTAINER)
+            )
         ),
     )
     sandbox_id = server.timed(
@@ -177,13 +195,10 @@ def one_round(server: Server, number: int) -> None:
 def report(ours: Server, peer: Server) -> list[dict[str, object]]:
     """Medians and the middle half of each step, in milliseconds, and the ratio of the medians."""
     rows: list[dict[str, object]] = []
-    for step in (*STEPS, "all of a pod's life"):
-        mine = (
-            ours.times[step] if step in ours.times else [sum(each) for each in zip(*ours.times.values(), strict=True)]
-        )
-        other = (
-            peer.times[step] if step in peer.times else [sum(each) for each in zip(*peer.times.values(), strict=True)]
-        )
+    for server in (ours, peer):
+        server.times["all of a pod's life"] = [sum(each) for each in zip(*server.times.values(), strict=True)]
+    for step, mine in ours.times.items():
+        other = peer.times[step]
         middle, reference = statistics.median(mine), statistics.median(other)
         rows.append({"step": step, "ocishim": spread(mine), "containerd": spread(other), "ratio": middle / reference})
     return rows
@@ -222,6 +237,8 @@ def main() -> int:
             rows = report(ours, peer)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for bridge in BRIDGES:
+            subprocess.run(["/usr/sbin/ip", "link", "delete", bridge], check=False, stderr=subprocess.DEVNULL)
     print(file=sys.stderr)  # noqa: T201
     if chosen.output == "json":
         print(json.dumps(rows))  # noqa: T201
