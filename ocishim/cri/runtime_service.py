@@ -78,7 +78,9 @@ class RuntimeService(v1.RuntimeServiceBase):
         if status_request.verbose:
             response.info = {
                 "config": node.settings.model_dump_json(),
-                "setAside": json.dumps(node.images.set_aside),
+                "setAside": json.dumps(
+                    [*node.sandbox_records.set_aside, *node.container_records.set_aside, *node.images.set_aside]
+                ),
                 "operations": json.dumps(node.jobs.under_way()),
             }
         return response

@@ -127,9 +127,10 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
     paths = node.layout.container(metadata.id)
     for directory, mode in ((paths.upper, 0o755), (paths.work, 0o700), (paths.state, 0o700), (paths.rootfs, 0o755)):
         os.makedirs(directory, mode, exist_ok=True)
-    overlay.mount_overlay(
-        node.images.layer_paths(metadata.diff_ids), upper=paths.upper, work=paths.work, target=paths.rootfs
-    )
+    layers = node.images.layer_paths(metadata.diff_ids)
+    # The root directory itself is the writable layer's: it must look as the image's does.
+    files.copy_attributes(layers[-1], paths.upper)
+    overlay.mount_overlay(layers, upper=paths.upper, work=paths.work, target=paths.rootfs)
     facts = image_facts(image)
     identity = resolve_identity(
         config.linux.security_context,

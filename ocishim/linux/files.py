@@ -60,6 +60,13 @@ def remove_tree(path: str) -> None:
             os.unlink(path)
 
 
+def copy_attributes(source: str, target: str) -> None:
+    """Give target the mode and owner of source."""
+    found = os.stat(source)
+    os.chown(target, found.st_uid, found.st_gid)
+    os.chmod(target, stat.S_IMODE(found.st_mode))
+
+
 def open_beneath(root: str, path: str) -> int | None:
     """A descriptor of a regular file, with path resolved as a process chrooted into root would; None if absent.
 

@@ -47,9 +47,11 @@ class Records(Generic[M, S]):
 
     def __init__(self, directory: str, set_aside: str, metadata: type[M], status: type[S]) -> None:
         self._directory = directory
-        self._set_aside = set_aside
+        self._aside = set_aside
         self._metadata = metadata
         self._status = status
+        self.set_aside: list[str] = []
+        """Where records lie that could not be read."""
 
     async def create(self, record_id: str, metadata: M, status: S) -> None:
         """Put a new object on disk, its intent durable when this returns; on failure nothing stays."""
@@ -118,10 +120,11 @@ class Records(Generic[M, S]):
         return Loaded(metadata, status)
 
     def _put_aside(self, name: str, error: OSError | ValueError) -> None:
-        target = f"{self._set_aside}/{os.path.basename(self._directory)}-{name}-{time.time_ns()}"
+        target = f"{self._aside}/{os.path.basename(self._directory)}-{name}-{time.time_ns()}"
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         log.error("%s/%s cannot be read (%s): set aside as %s", self._directory, name, said, target)
         os.rename(f"{self._directory}/{name}", target)
+        self.set_aside.append(target)
 
 
 def _is_unfinished(directory: str) -> bool:
