@@ -1,159 +1,182 @@
-"""Credentials for one pull, and the tokens that registries give for them.
+"""Credentials of a pull, and the Authorization header that a registry's challenge asks for.
 
-They live in memory only, go to the registry's own host and to the token server it names, and are in no log.
+Basic, and Docker's token protocol (distribution's spec/auth/token.md). Secrets are in no message and no repr.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
-import ipaddress
+import json
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
-import aiohttp
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ocishim.errors import InvalidArgument, Unauthenticated, Unavailable
-from ocishim.protocol import challenge
+from ocishim.errors import InvalidArgument, Unauthenticated
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ocishim.protocol.challenge import Challenge
 
-_DEFAULT_LIFE: Final = 60.0
+_SHORTEST_LIFE: Final = 60.0
+_LONGEST_LIFE: Final = 3600.0
 _MARGIN: Final = 10.0
-_LARGEST_ANSWER: Final = 1 << 20
+_MOST_TOKENS: Final = 1000
+_CLIENT: Final = "ocishim"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a PullImage request brings, in any of the CRI's forms; the order is AuthConfig's."""
+    """What the CRI's AuthConfig brings for one pull; at most one kind of it is used."""
 
     username: str = ""
-    password: str = ""
-    auth: str = ""
+    password: str = field(default="", repr=False)
+    auth: str = field(default="", repr=False)
     """base64 of username:password."""
-    identity_token: str = ""
-    registry_token: str = ""
+    identity_token: str = field(default="", repr=False)
+    """An OAuth2 refresh token."""
+    registry_token: str = field(default="", repr=False)
+    """A bearer token for the registry itself."""
 
-    def pair(self) -> tuple[str, str] | None:
-        """User name and password, None where there are none. Raises InvalidArgument for an `auth` that is none."""
+    def login(self) -> tuple[str, str] | None:
+        """Username and password. Raises InvalidArgument where `auth` is not what it must be."""
         if self.username:
             return self.username, self.password
         if not self.auth:
             return None
         try:
-            user, colon, password = base64.b64decode(self.auth, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError):
-            colon = ""
-        if not colon:
-            raise InvalidArgument("auth.auth is no base64 of username:password")
-        return user, password.strip("\0")
+            name, colon, password = base64.b64decode(self.auth, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise InvalidArgument("auth.auth is not base64 of username:password") from error
+        if not colon or not name:
+            raise InvalidArgument("auth.auth is not base64 of username:password")
+        return name, password.rstrip("\0")
 
 
-class _Token(BaseModel):
+class _Answer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    token: str = ""
-    access_token: str = ""
-    expires_in: float = _DEFAULT_LIFE
+    token: str | None = None
+    access_token: str | None = None
+    expires_in: float | None = Field(default=None, allow_inf_nan=False)
+
+
+class Ask(Protocol):
+    """Sends a request to a token server and returns its answer's body."""
+
+    async def __call__(self, realm: str, query: Mapping[str, str], *, basic: str | None, form: bool) -> bytes:
+        """GET with the query, or POST it as a form."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    header: str
+    expires: float
 
 
 class Authorizer:
-    """What goes into the Authorization header for one registry host, renewed when it is refused or old."""
+    """Headers for challenges; tokens are kept until they expire, for each realm, service, scope and credentials."""
 
-    def __init__(self, session: aiohttp.ClientSession, host: str, scope: str, credentials: Credentials | None) -> None:
-        self._session = session
-        self._host = host
-        self._scope = scope
-        self._credentials = credentials or Credentials()
-        self._header = f"Bearer {self._credentials.registry_token}" if self._credentials.registry_token else ""
-        self._until = float("inf")
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._tokens: dict[tuple[object, ...], _Token] = {}
+        self._asking: dict[tuple[object, ...], asyncio.Task[str]] = {}
 
-    def header(self) -> str:
-        """The header's value, empty where none is known to be wanted."""
-        return self._header if time.monotonic() < self._until else ""
+    async def header(
+        self, challenges: list[Challenge], credentials: Credentials | None, scope: str, *, stale: str | None
+    ) -> str:
+        """The Authorization that answers the challenges; never `stale`, the one that was just refused.
 
-    async def answer(self, wanted: str) -> bool:
-        """Meet a WWW-Authenticate header; False where nothing more can be offered."""
-        for asked in challenge.parse(wanted):
-            if asked.scheme == "bearer" and not self._credentials.registry_token:
-                await self._fetch_token(asked)
-                return True
-            if asked.scheme == "basic" and (pair := self._credentials.pair()) is not None:
-                header = aiohttp.BasicAuth(*pair, encoding="utf-8").encode()
-                if header == self._header:
-                    return False
-                self._header, self._until = header, float("inf")
-                return True
-        return False
+        Raises Unauthenticated where there is none.
+        """
+        by_scheme = {each.scheme: each for each in challenges}
+        if credentials is not None and credentials.registry_token:
+            return _unless(stale, f"Bearer {credentials.registry_token}")
+        bearer = by_scheme.get("bearer")
+        if bearer is not None and bearer.parameters.get("realm"):
+            return await self._bearer(bearer, credentials, scope, stale)
+        login = credentials.login() if credentials else None
+        if "basic" in by_scheme and login is not None:
+            return _unless(stale, _basic(login))
+        if "basic" in by_scheme:
+            raise Unauthenticated("the registry wants a username and a password and none were given")
+        offered = ", ".join(sorted(by_scheme)) or "nothing"
+        raise Unauthenticated(f"the registry offers {offered} to log in with; this server knows Basic and Bearer")
 
-    async def _fetch_token(self, asked: Challenge) -> None:
-        realm = asked.parameters.get("realm", "")
-        self._check_realm(realm)
-        service = asked.parameters.get("service", "")
-        scope = asked.parameters.get("scope", self._scope)
-        credentials = self._credentials
-        if credentials.identity_token:
-            form = {
-                "grant_type": "refresh_token",
-                "refresh_token": credentials.identity_token,
-                "service": service,
-                "scope": scope,
-                "client_id": "ocishim",
-            }
-            request = self._session.post(realm, data=form, allow_redirects=False)
+    async def _bearer(self, wanted: Challenge, credentials: Credentials | None, scope: str, stale: str | None) -> str:
+        scope = wanted.parameters.get("scope") or scope
+        realm, service = wanted.parameters["realm"], wanted.parameters.get("service", "")
+        key = (realm, service, scope, credentials)
+        known = self._tokens.get(key)
+        if known is not None and known.header != stale and known.expires > time.monotonic():
+            return known.header
+        task = self._asking.get(key)
+        if task is None:
+            # The layers of an image are fetched side by side: one of them asks, the others wait for its token.
+            task = asyncio.create_task(self._fetch(key, realm, service, scope, credentials))
+            self._asking[key] = task
+            task.add_done_callback(lambda done: self._asked(key, done))
+        return await asyncio.shield(task)
+
+    def _asked(self, key: tuple[object, ...], task: asyncio.Task[str]) -> None:
+        self._asking.pop(key, None)
+        if not task.cancelled():
+            task.exception()
+
+    async def _fetch(
+        self, key: tuple[object, ...], realm: str, service: str, scope: str, credentials: Credentials | None
+    ) -> str:
+        query = {"scope": scope}
+        if service:
+            query["service"] = service
+        if credentials is not None and credentials.identity_token:
+            query |= {"grant_type": "refresh_token", "refresh_token": credentials.identity_token, "client_id": _CLIENT}
+            body = await self._ask(realm, query, basic=None, form=True)
         else:
-            pair = credentials.pair()
-            basic = aiohttp.BasicAuth(*pair, encoding="utf-8") if pair else None
-            query = {"service": service, "scope": scope}
-            request = self._session.get(realm, params=query, auth=basic, allow_redirects=False)
-        try:
-            async with request as response:
-                body = await response.content.read(_LARGEST_ANSWER)
-                status = response.status
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f"RegistryUnavailable: token server {realm}: {error}") from error
-        if status in (400, 401, 403):
-            raise Unauthenticated(f"{self._host}: the token server {realm} refuses the credentials (HTTP {status})")
-        if status != 200:  # noqa: PLR2004 - OK
-            raise Unavailable(f"RegistryUnavailable: token server {realm} answers HTTP {status}")
-        self._keep(body, realm)
+            login = credentials.login() if credentials else None
+            if login:
+                query["account"] = login[0]
+            body = await self._ask(realm, query, basic=_basic(login) if login else None, form=False)
+        token = _read(body, realm)
+        self._forget_expired()
+        self._tokens[key] = token
+        return token.header
 
-    def _keep(self, body: bytes, realm: str) -> None:
-        try:
-            token = _Token.model_validate_json(body)
-        except ValidationError as error:
-            raise Unavailable(f"RegistryUnavailable: token server {realm} answers no token") from error
-        text = token.token or token.access_token
-        if not text or not text.isascii() or not text.isprintable():
-            raise Unavailable(f"RegistryUnavailable: token server {realm} answers no token")
-        self._header = f"Bearer {text}"
-        self._until = time.monotonic() + max(token.expires_in - _MARGIN, _MARGIN)
+    def _forget_expired(self) -> None:
+        now = time.monotonic()
+        self._tokens = {key: token for key, token in self._tokens.items() if token.expires > now}
+        if len(self._tokens) >= _MOST_TOKENS:
+            self._tokens.clear()
 
-    def _check_realm(self, realm: str) -> None:
-        """Credentials go over TLS, except to a loopback host from a registry that is one itself."""
-        parts = urlsplit(realm)
-        if parts.scheme == "https" and parts.hostname:
-            return
-        if parts.scheme == "http" and is_loopback(parts.hostname or "") and is_loopback(_hostname(self._host)):
-            return
-        raise Unauthenticated(
-            f"{self._host}: its token server {realm!r} is not reached over TLS and gets no credentials"
-        )
+    async def close(self) -> None:
+        """End what is being asked."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
 
 
-def _hostname(host: str) -> str:
-    return urlsplit(f"//{host}").hostname or ""
-
-
-def is_loopback(hostname: str) -> bool:
-    """Whether a host name is this machine's own: localhost, or a loopback address."""
-    if hostname == "localhost":
-        return True
+def _read(body: bytes, realm: str) -> _Token:
     try:
-        return ipaddress.ip_address(hostname).is_loopback
-    except ValueError:
-        return False
+        answer = _Answer.model_validate(json.loads(body))
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise Unauthenticated(f"{realm} answered with something that is no token") from error
+    text = answer.token or answer.access_token or ""
+    if not text or not text.isascii() or not text.isprintable():
+        raise Unauthenticated(f"{realm} answered without a token")
+    life = min(max(answer.expires_in or _SHORTEST_LIFE, _SHORTEST_LIFE), _LONGEST_LIFE)
+    return _Token(f"Bearer {text}", time.monotonic() + life - _MARGIN)
+
+
+def _basic(login: tuple[str, str]) -> str:
+    return "Basic " + base64.b64encode(f"{login[0]}:{login[1]}".encode()).decode()
+
+
+def _unless(stale: str | None, header: str) -> str:
+    if header == stale:
+        raise Unauthenticated("the registry does not take the credentials that were given")
+    return header

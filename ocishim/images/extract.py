@@ -7,8 +7,10 @@ hostile layer brings, they resolve inside. Ownership, modes, times, hard links a
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import posixpath
+import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from libarchive import extract, ffi, read
 from libarchive.exception import ArchiveError
 
-from ocishim.errors import InvalidArgument
+from ocishim.errors import InvalidArgument, OcishimError, OperationFailed, ResourceExhausted
 from ocishim.linux import libc
 
 if TYPE_CHECKING:
@@ -35,11 +37,13 @@ _FLAGS: Final = (
     | extract.EXTRACT_PERM
     | extract.EXTRACT_TIME
     | extract.EXTRACT_XATTR
-    | extract.EXTRACT_ACL
     | extract.EXTRACT_SECURE_NODOTDOT
     | extract.EXTRACT_SECURE_NOABSOLUTEPATHS
 )
 _FILESYSTEM_BLOCK: Final = 4096
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_OURS: Final = (errno.EPERM, errno.EACCES, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors that say something of this host rather than of the layer."""
 
 
 class Source(Protocol):
@@ -64,7 +68,8 @@ class Extracted:
 def extract_layer(source: Source, directory: str) -> Extracted:
     """Extract into the directory; call it in a thread of its own, whose root this changes for good.
 
-    Raises InvalidArgument for a tar that is none or holds what a layer must not.
+    Raises InvalidArgument for a tar that is none or holds what a layer must not, ResourceExhausted where the disk is
+    full, OperationFailed where this host cannot make what the tar holds.
     """
     libc.unshare(libc.CLONE_FS)
     os.chroot(directory)
@@ -78,10 +83,20 @@ def extract_layer(source: Source, directory: str) -> Extracted:
         ):
             for entry in archive:
                 layer.take(archive._pointer, disk, entry)  # noqa: SLF001 # type: ignore[attr-defined] - no accessor
+        layer.finish()
     except ArchiveError as error:
-        raise InvalidArgument(f"the layer's tar cannot be extracted: {error}") from error
-    layer.finish()
+        raise _failure(error.errno or 0, str(error)) from error
+    except OSError as error:
+        raise _failure(error.errno or 0, f"{error.filename!r}: {error.strerror}") from error
     return layer.extracted
+
+
+def _failure(number: int, words: str) -> OcishimError:
+    if number in _FULL:
+        return ResourceExhausted(f"the disk is full: {words}")
+    if number in _OURS:
+        return OperationFailed(f"the layer cannot be extracted: {words}")
+    return InvalidArgument(f"the layer's tar cannot be extracted: {words}")
 
 
 class _Layer:
@@ -111,20 +126,39 @@ class _Layer:
             raise InvalidArgument(f"the layer's entry {name!r} has no type")
         self._filter_xattrs(entry._entry_p)  # noqa: SLF001
         self._make_way(name, is_directory=bool(entry.isdir))
-        self._extract(archive, entry._entry_p, disk)  # noqa: SLF001
+        if self._extract(archive, entry._entry_p, disk):  # noqa: SLF001
+            # libarchive's function for whole entries makes a warning of every failure.
+            words = os.fsdecode(ffi.error_string(archive) or b"")
+            raise _failure(ffi.errno(archive), f"{name!r}: {words}")
         if not link:
             self.extracted.inodes += 1
             self.extracted.size += -(-(entry.size or 0) // _FILESYSTEM_BLOCK) * _FILESYSTEM_BLOCK
 
     def _make_way(self, name: str, *, is_directory: bool) -> None:
-        """A later entry replaces an earlier one of another kind; a directory over its own whiteout is opaque."""
-        if name in self._whiteouts:
-            os.unlink(name)
-            self._whiteouts.discard(name)
-            if is_directory:
-                self._opaque.add(name)
+        """A later entry takes the place of an earlier one, also of a whiteout of its name or of one of its parents.
+
+        A directory in a whiteout's place shows nothing of the layers below: it is opaque.
+        """
+        if (
+            not is_directory
+            and os.access(name, os.F_OK, follow_symlinks=False)
+            and stat.S_ISDIR(os.lstat(name).st_mode)
+        ):
+            shutil.rmtree(name)
+        if not self._whiteouts:
+            return
+        parts = name.split("/")
+        for depth in range(1, len(parts) + 1):
+            path = "/".join(parts[:depth])
+            if path in self._whiteouts:
+                os.unlink(path)
+                self._whiteouts.discard(path)
+                self.extracted.inodes -= 1
+                if depth < len(parts) or is_directory:
+                    self._opaque.add(path)
 
     def _whiteout(self, directory: str, base: str) -> None:
+        self._make_way(directory, is_directory=True)
         if base == _OPAQUE:
             os.makedirs(directory or ".", exist_ok=True)
             self._opaque.add(directory or ".")
@@ -189,7 +223,4 @@ def _functions() -> dict[str, ctypes._NamedFuncPointer]:
         "entry_xattr_clear": ([pointer], None),
         "entry_xattr_add_entry": ([pointer, text, text, size], None),
     }
-    return {
-        name: ffi.ffi(name, arguments, result, ffi.check_int if name == "read_extract2" else None)
-        for name, (arguments, result) in declared.items()
-    }
+    return {name: ffi.ffi(name, arguments, result) for name, (arguments, result) in declared.items()}

@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from ocishim.errors import InvalidArgument
-from ocishim.images import layer
+from ocishim.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
+from ocishim.images import hosts, layer
 from ocishim.spec import image as spec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncGenerator, Coroutine
 
     from ocishim.images.store import ImageRecord, ImageStore
     from ocishim.spec.image import Descriptor
 
 
+_DEEPEST: Final = 4
+
+
 class Blobs(Protocol):
     """Where blobs come from: a layout, a registry."""
+
+    async def manifest(self, descriptor: Descriptor) -> bytes:
+        """A manifest or index that an index names, checked against its digest."""
 
     async def blob(self, descriptor: Descriptor) -> bytes:
         """A small blob, checked against its digest."""
 
-    def chunks(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """A large blob, piece by piece."""
+
+
+async def manifest_of(blobs: Blobs, content: bytes, media_type: str, what: str) -> spec.Manifest:
+    """The manifest that a document is or leads to: of an index, the entry for this machine.
+
+    Raises NotFound where there is none for it, InvalidArgument for what is no image.
+    """
+    architecture, variant = hosts.architecture()
+    for _ in range(_DEEPEST):
+        kind = spec.document_type(content, media_type, what)
+        if kind in spec.MANIFEST_TYPES:
+            manifest = spec.parse(spec.Manifest, content, what)
+            if manifest.config.media_type not in spec.CONFIG_TYPES:
+                raise InvalidArgument(f"{what} is an artifact of type {manifest.config.media_type!r}, not an image")
+            return manifest
+        chosen = spec.choose_platform(spec.parse(spec.Index, content, what), architecture, variant)
+        if chosen is None:
+            raise NotFound(f"{what} has no image for linux/{architecture}{variant and '/'}{variant}")
+        content, media_type, what = await blobs.manifest(chosen), chosen.media_type, f"manifest {chosen.digest}"
+    raise InvalidArgument(f"{what} is nested too deeply")
 
 
 async def take_in(
@@ -38,8 +64,8 @@ async def take_in(
 ) -> ImageRecord:
     """Bring the image's layers in and enter it under its names.
 
-    Raises InvalidArgument where configuration, manifest and layers contradict each other. On failure the layers
-    that are whole stay for the retry only where another image has them.
+    Raises InvalidArgument where configuration, manifest and layers contradict each other. Layers that are whole
+    stay some minutes for the retry where it failed only to reach the registry.
     """
     config = spec.parse(
         spec.ImageConfig, await blobs.blob(manifest.config), f"image configuration {manifest.config.digest}"
@@ -53,13 +79,17 @@ async def take_in(
         layer.compression(blob.media_type)
     holder = f"intake-{secrets.token_hex(8)}"
     store.hold(holder, diff_ids)
+    keep = False
     try:
         slots = asyncio.Semaphore(parallel)
         wanted = dict(zip(diff_ids, manifest.layers, strict=True))
         await _all([_layer(store, blobs, diff_id, blob, slots) for diff_id, blob in wanted.items()])
         return await store.commit(manifest.config.digest, config, tag, digest)
+    except (Unavailable, DeadlineExceeded):
+        keep = True
+        raise
     finally:
-        await store.release(holder)
+        await store.release(holder, keep=keep)
 
 
 async def _layer(store: ImageStore, blobs: Blobs, diff_id: str, blob: Descriptor, slots: asyncio.Semaphore) -> None:

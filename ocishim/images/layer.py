@@ -6,19 +6,21 @@ The event loop hands chunks over and waits while too many are under way; everyth
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import queue
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
-from ocishim.errors import InvalidArgument, OcishimError
+from ocishim.errors import InvalidArgument, OcishimError, ResourceExhausted
 from ocishim.images.store import LayerRecord
 from ocishim.linux import files, libc
 from ocishim.linux.namespace import in_fresh_thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from ocishim.images.store import ImageStore
     from ocishim.spec.image import Descriptor
@@ -169,7 +171,7 @@ class _Outcome:
     size: int
 
 
-async def unpack(store: ImageStore, blob: Descriptor, diff_id: str, chunks: AsyncIterator[bytes]) -> None:
+async def unpack(store: ImageStore, blob: Descriptor, diff_id: str, chunks: AsyncGenerator[bytes, None]) -> None:
     """Take a layer in: it is in the store when this returns, and nothing of it when this raises.
 
     Raises InvalidArgument where digest, size, diff id or content are not what they must be.
@@ -181,24 +183,29 @@ async def unpack(store: ImageStore, blob: Descriptor, diff_id: str, chunks: Asyn
         outcome = await _pump(f"{directory}/fs", kind, chunks)
         _judge(blob, diff_id, outcome)
         await store.add_layer(diff_id, directory, outcome.layer)
-    except BaseException:
+    except BaseException as error:
         await asyncio.to_thread(files.remove_tree, directory)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(f"layer {blob.digest}: {store.root}: {error.strerror}") from error
         raise
 
 
-async def _pump(directory: str, kind: str, chunks: AsyncIterator[bytes]) -> _Outcome:
+async def _pump(directory: str, kind: str, chunks: AsyncGenerator[bytes, None]) -> _Outcome:
     feed = Feed()
     worker = asyncio.create_task(in_fresh_thread(lambda: _unpack(directory, kind, feed), "unpack-layer"))
     worker.add_done_callback(lambda _: feed.abandon())
     try:
-        async for chunk in chunks:
-            if worker.done():
-                break
-            await feed.put(chunk)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                if worker.done():
+                    break
+                await feed.put(chunk)
     finally:
         feed.end()
         # The thread ends soon after its feed does; its directory must not go before.
         await asyncio.wait([worker])
+        # Where the chunks failed, the thread's complaint about their end is no news.
+        worker.exception()
     return worker.result()
 
 

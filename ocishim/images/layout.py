@@ -10,14 +10,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, NotFound
-from ocishim.images import platform
-from ocishim.images.intake import take_in
+from ocishim.images.intake import manifest_of, take_in
 from ocishim.linux import files
 from ocishim.spec import image as spec
 from ocishim.spec import reference
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from ocishim.images.store import ImageRecord, ImageStore
     from ocishim.spec.image import Descriptor
@@ -42,13 +41,17 @@ class Layout:
             raise InvalidArgument(f"{self._directory} is no OCI image layout: it has no {name}")
         return content
 
+    async def manifest(self, descriptor: Descriptor) -> bytes:
+        """A manifest, checked against its digest."""
+        return await self.blob(descriptor)
+
     async def blob(self, descriptor: Descriptor) -> bytes:
         """A small blob, checked against its digest."""
         content = await self.document(_blob_path(descriptor))
         spec.check_digest(content, descriptor)
         return content
 
-    async def chunks(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
+    async def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
         """A large blob, piece by piece; whoever takes them checks the digest."""
         fd = await asyncio.to_thread(files.open_beneath, self._directory, _blob_path(descriptor))
         if fd is None:
@@ -75,7 +78,8 @@ async def load(store: ImageStore, path: str, name: str | None) -> list[ImageReco
             if entry.media_type not in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES):
                 continue  # attestations and other artifacts lie beside images
             wanted = _name(entry, name, path)
-            manifest = await _manifest(layout, entry)
+            content = await layout.blob(entry)
+            manifest = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
             records.append(await take_in(store, layout, manifest, tag=wanted.tagged, digest=_digested(wanted, entry)))
     if not records:
         raise InvalidArgument(f"{path}: index.json names no image")
@@ -91,19 +95,6 @@ def _name(entry: Descriptor, name: str | None, path: str) -> reference.Reference
 
 def _digested(wanted: reference.Reference, entry: Descriptor) -> str:
     return f"{wanted.name}@{entry.digest}"
-
-
-async def _manifest(layout: Layout, entry: Descriptor) -> spec.Manifest:
-    for _ in range(3):  # an index may name an index; deeper is nobody's
-        content = await layout.blob(entry)
-        if entry.media_type in spec.MANIFEST_TYPES:
-            return spec.parse(spec.Manifest, content, f"manifest {entry.digest}")
-        index = spec.parse(spec.Index, content, f"index {entry.digest}")
-        chosen = spec.choose_platform(index, platform.architecture(), platform.variant())
-        if chosen is None:
-            raise InvalidArgument(f"index {entry.digest} has no image for linux/{platform.architecture()}")
-        entry = chosen
-    raise InvalidArgument(f"index {entry.digest} is nested too deeply")
 
 
 @asynccontextmanager

@@ -1,239 +1,265 @@
-"""A repository of a registry: manifests and blobs over HTTP (OCI distribution-spec 1.1, Docker's v2 API).
-
-aiohttp is imported with this module, so the module is imported by the first pull only.
-"""
+"""Registries: manifests and blobs over the distribution API (OCI distribution-spec 1.1, Docker's registry v2)."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import random
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import urljoin, urlsplit
+import re
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-import aiohttp
+from yarl import URL
 
-from ocishim import __version__
-from ocishim.errors import (
-    DeadlineExceeded,
-    InvalidArgument,
-    NotFound,
-    OcishimError,
-    PermissionDenied,
-    ResourceExhausted,
-    Unauthenticated,
-    Unavailable,
-)
-from ocishim.images.auth import Authorizer, Credentials, is_loopback
+from ocishim.errors import InvalidArgument, Unauthenticated, Unavailable
+from ocishim.images import hosts
+from ocishim.images.auth import Authorizer, Credentials
+from ocishim.images.transport import Transient, Transport
+from ocishim.protocol import challenge
 from ocishim.spec import image as spec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator
 
+    import aiohttp
+
+    from ocishim.images.hosts import Endpoint
     from ocishim.spec.image import Descriptor
     from ocishim.spec.reference import Reference
 
-T = TypeVar("T")
-
-__all__ = ["Credentials", "Repository", "open_session"]
+__all__ = ["Credentials", "Document", "Patience", "Registry", "Repository"]
 
 _ACCEPT: Final = ", ".join((*spec.INDEX_TYPES, *spec.MANIFEST_TYPES))
-_REDIRECTS: Final = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS: Final = 5
-_ATTEMPTS: Final = 5
-_FIRST_PAUSE: Final = 0.2
-_LONGEST_PAUSE: Final = 30.0
-_CHUNK: Final = 256 << 10
-_HOSTS: Final = {"docker.io": "registry-1.docker.io"}
-_RETRIED: Final = (408, 429, 500, 502, 503, 504)
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/")
+_MOST_BREAKS: Final = 100
 _PARTIAL: Final = 206
 _OK: Final = 200
-_QUOTED: Final = 300
 
 
-class _TryAgainError(Exception):
-    """The connection broke, or the registry asked for patience."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How often a thing is tried and how long is waited between: first, twice that, four times, with some jitter."""
 
-    def __init__(self, why: str, pause: float | None = None) -> None:
-        super().__init__(why)
-        self.pause = pause
+    attempts: int = 5
+    first: float = 0.4
+    longest: float = 10.0
+
+    def delay(self, failures: int, error: Transient) -> float:
+        """Seconds to wait after so many failures in a row; the registry's own wish goes first."""
+        if error.wait is not None:
+            return error.wait
+        return min(self.first * 2.0 ** (failures - 1), self.longest) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
 
-def open_session(progress_timeout: float) -> aiohttp.ClientSession:
-    """A client whose reads fail after that many seconds without a byte."""
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=progress_timeout)
-    headers = {"User-Agent": f"ocishim/{__version__}"}
-    # Bodies are hashed as they come: nothing may decode them on the way.
-    return aiohttp.ClientSession(timeout=timeout, headers=headers, auto_decompress=False, trust_env=True)
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A manifest or index as it came."""
+
+    media_type: str
+    content: bytes
+    digest: str
+
+
+class Registry:
+    """All registries: connections and tokens shared by every pull."""
+
+    def __init__(self, *, progress_timeout: float, patience: Patience | None = None) -> None:
+        self._transport = Transport(progress_timeout)
+        self._authorizer = Authorizer(self._transport.ask)
+        self._patience = patience or Patience()
+
+    async def close(self) -> None:
+        """End all connections."""
+        await self._authorizer.close()
+        await self._transport.close()
+
+    async def resolve(self, wanted: Reference, credentials: Credentials | None) -> tuple[Repository, Document]:
+        """What a reference stands for, and where the rest of it is: the first endpoint that has it.
+
+        Raises NotFound, Unauthenticated, PermissionDenied, Unavailable, DeadlineExceeded or InvalidArgument.
+        """
+        repositories = [
+            Repository(
+                self._transport,
+                self._authorizer,
+                endpoint,
+                wanted=wanted,
+                credentials=credentials,
+                patience=self._patience,
+            )
+            for endpoint in hosts.endpoints(wanted.domain)
+        ]
+        failures = 0
+        while True:
+            unreachable: list[Unavailable] = []
+            for repository in repositories:
+                try:
+                    return repository, await repository.resolve()
+                except Unavailable as error:
+                    unreachable.append(error)
+            failures += 1
+            transient = next((error for error in unreachable if isinstance(error, Transient)), None)
+            if transient is None or failures >= self._patience.attempts:
+                raise unreachable[0]
+            await asyncio.sleep(self._patience.delay(failures, transient))
 
 
 class Repository:
-    """One repository, with one set of credentials."""
+    """One repository at one endpoint, with the credentials of one pull."""
 
-    def __init__(self, session: aiohttp.ClientSession, wanted: Reference, credentials: Credentials | None) -> None:
-        self._session = session
-        self._reference = wanted
-        host = _HOSTS.get(wanted.domain, wanted.domain)
-        hostname = urlsplit(f"//{host}").hostname or ""
-        self._base = f"{'http' if is_loopback(hostname) else 'https'}://{host}/v2/{wanted.path}"
-        scope = f"repository:{wanted.path}:pull"
-        self._authorizer = Authorizer(session, host, scope, credentials)
+    def __init__(
+        self,
+        transport: Transport,
+        authorizer: Authorizer,
+        endpoint: Endpoint,
+        *,
+        wanted: Reference,
+        credentials: Credentials | None,
+        patience: Patience,
+    ) -> None:
+        self._transport = transport
+        self._authorizer = authorizer
+        self._endpoint = endpoint
+        self._wanted = wanted
+        self._credentials = credentials
+        self._patience = patience
+        self._authorization: str | None = None
 
-    async def manifest(self, name: str) -> tuple[bytes, str, str]:
-        """A manifest or index by tag or digest: its bytes, media type and digest.
+    async def resolve(self) -> Document:
+        """The document that the reference names, one attempt; its digest is checked, or found out for a tag."""
+        wanted = self._wanted
+        document = await self._document(wanted.digest or wanted.tag or "")
+        if wanted.digest is not None and document.digest != wanted.digest:
+            raise InvalidArgument(f"{wanted}: what the registry has under that name has the digest {document.digest}")
+        return document
 
-        Raises InvalidArgument where it is too large, or is not what the digest says.
-        """
-        url = f"{self._base}/manifests/{name}"
-        content, media_type = await self._retried(lambda: self._small(url, spec.LARGEST_MANIFEST, {"Accept": _ACCEPT}))
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if ":" in name and digest != name:
-            raise InvalidArgument(f"{self._reference}: the registry's manifest has the digest {digest}, not {name}")
-        return content, media_type, digest
+    async def manifest(self, descriptor: Descriptor) -> bytes:
+        """A manifest that an index names, checked against its descriptor."""
+        document = await self._patiently(descriptor.digest)
+        spec.check_digest(document.content, descriptor)
+        return document.content
+
+    async def _patiently(self, name: str) -> Document:
+        failures = 0
+        while True:
+            try:
+                return await self._document(name)
+            except Transient as error:
+                failures += 1
+                if failures >= self._patience.attempts:
+                    raise
+                await asyncio.sleep(self._patience.delay(failures, error))
+
+    async def _document(self, name: str) -> Document:
+        async with self._get(f"manifests/{name}", {"Accept": _ACCEPT}) as response:
+            if "html" in response.content_type:
+                raise InvalidArgument(f"{self._wanted}: {response.url} answers with a web page, not with a manifest")
+            content = await self._transport.body(response, spec.LARGEST_MANIFEST)
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            claimed = response.headers.get("Docker-Content-Digest", "")
+            if claimed.startswith("sha256:") and claimed != digest:
+                raise InvalidArgument(f"{self._wanted}: the manifest has the digest {digest}, not {claimed} as claimed")
+            return Document(response.content_type, content, digest)
 
     async def blob(self, descriptor: Descriptor) -> bytes:
-        """A small blob, checked."""
+        """A small blob, checked against its descriptor."""
         if descriptor.size > spec.LARGEST_MANIFEST:
-            raise ResourceExhausted(f"{self._reference}: {descriptor.digest} has {descriptor.size} bytes, too many")
-        url = f"{self._base}/blobs/{descriptor.digest}"
-        content, _ = await self._retried(lambda: self._small(url, descriptor.size, {}))
+            raise InvalidArgument(f"{self._wanted}: configuration {descriptor.digest} has {descriptor.size} bytes")
+        async with aclosing(self.chunks(descriptor)) as chunks:
+            content = b"".join([chunk async for chunk in chunks])
         spec.check_digest(content, descriptor)
         return content
 
-    async def chunks(self, descriptor: Descriptor) -> AsyncIterator[bytes]:
-        """A large blob as it comes; a broken connection goes on where it stopped. The taker checks the digest."""
-        url = f"{self._base}/blobs/{descriptor.digest}"
-        done, attempt = 0, 0
-        while done < descriptor.size:
-            try:
-                async for chunk in self._from(url, done, descriptor.size):
-                    done += len(chunk)
-                    attempt = 0
-                    yield chunk
-            except _TryAgainError as error:
-                broken = error
-            else:
-                broken = _TryAgainError(f"it ended after {done} of {descriptor.size} bytes")
-            if done < descriptor.size:
-                attempt += 1
-                await self._pause(attempt, broken)
+    async def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+        """A blob of exactly the descriptor's size, as it comes; a broken connection goes on where it broke.
 
-    async def _from(self, url: str, offset: int, size: int) -> AsyncIterator[bytes]:
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._get(url, headers) as response:
-            skip = offset if offset and response.status != _PARTIAL else 0  # a registry that knows no ranges
-            if offset and not skip and not _starts_at(response, offset):
-                raise InvalidArgument(f"{self._reference}: the registry answers another range than was asked for")
-            left = size - offset
+        Who takes the chunks checks the digest. Raises as `resolve` does.
+        """
+        taken = failures = breaks = 0
+        while True:
             try:
-                async for chunk in response.content.iter_chunked(_CHUNK):
-                    if skip:
-                        dropped = min(skip, len(chunk))
-                        skip -= dropped
-                        chunk = chunk[dropped:]  # noqa: PLW2901 - what is left of it
-                    if len(chunk) > left:
-                        raise InvalidArgument(f"{self._reference}: {url} has more than the {size} bytes announced")
-                    left -= len(chunk)
-                    if chunk:
+                async with aclosing(self._rest(descriptor, taken)) as rest:
+                    async for chunk in rest:
+                        taken, failures = taken + len(chunk), 0
                         yield chunk
-            except aiohttp.SocketTimeoutError as error:
-                raise DeadlineExceeded(
-                    f"{self._reference}: no byte came for {self._session.timeout.sock_read:g} s"
-                ) from error
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise _TryAgainError(str(error) or type(error).__name__) from error
+                self._check_end(descriptor, taken)
+                return
+            except Transient as error:
+                failures, breaks = failures + 1, breaks + 1
+                if failures >= self._patience.attempts or breaks > _MOST_BREAKS:
+                    raise
+                await asyncio.sleep(self._patience.delay(failures, error))
 
-    async def _small(self, url: str, limit: int, headers: dict[str, str]) -> tuple[bytes, str]:
-        async with self._get(url, headers) as response:
-            content = bytearray()
-            try:
-                async for chunk in response.content.iter_chunked(_CHUNK):
-                    content += chunk
-                    if len(content) > limit:
-                        raise InvalidArgument(f"{self._reference}: {url} has more than {limit} bytes")
-            except aiohttp.SocketTimeoutError as error:
-                raise DeadlineExceeded(
-                    f"{self._reference}: no byte came for {self._session.timeout.sock_read:g} s"
-                ) from error
-            except (aiohttp.ClientError, ConnectionError) as error:
-                raise _TryAgainError(str(error) or type(error).__name__) from error
-            media_type = response.headers.get("Content-Type", "").partition(";")[0].strip()
-            return bytes(content), media_type
+    def _check_end(self, descriptor: Descriptor, taken: int) -> None:
+        if taken != descriptor.size:
+            raise Transient(
+                f"RegistryUnavailable: {self._wanted}: blob {descriptor.digest} ends "
+                f"after {taken} of {descriptor.size} bytes"
+            )
 
-    async def _retried(self, request: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
-        while True:
-            try:
-                return await request()
-            except _TryAgainError as error:
-                attempt += 1
-                await self._pause(attempt, error)
+    async def _rest(self, descriptor: Descriptor, offset: int) -> AsyncGenerator[bytes, None]:
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._get(f"blobs/{descriptor.digest}", headers) as response:
+            skip = self._skipped(response, descriptor, offset)
+            position = offset - skip
+            async with aclosing(self._transport.chunks(response)) as chunks:
+                async for chunk in chunks:
+                    position += len(chunk)
+                    if position > descriptor.size:
+                        raise InvalidArgument(
+                            f"{self._wanted}: blob {descriptor.digest} has more than the {descriptor.size} bytes "
+                            "that the manifest says"
+                        )
+                    if skip < len(chunk):
+                        yield chunk[skip:]
+                    skip = max(skip - len(chunk), 0)
 
-    async def _pause(self, attempt: int, error: _TryAgainError) -> None:
-        """Wait before the next attempt. Raises Unavailable when there have been enough."""
-        if attempt >= _ATTEMPTS:
-            raise Unavailable(f"RegistryUnavailable: {self._reference}: {error} ({attempt} attempts)") from error
-        pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE) * (0.5 + random.random())  # noqa: S311 - spreads retries
-        await asyncio.sleep(pause if error.pause is None else min(error.pause, _LONGEST_PAUSE))
-
-    @asynccontextmanager
-    async def _get(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A GET that was answered well: challenges met, redirects followed, other answers raised."""
-        challenged = False
-        while True:
-            async with self._follow(url, headers) as response:
-                wanted = response.headers.getall("WWW-Authenticate", [])
-                if response.status != 401 or challenged or not await self._authorizer.answer(", ".join(wanted)):  # noqa: PLR2004
-                    await self._judge(response)
-                    yield response
-                    return
-            challenged = True
+    def _skipped(self, response: aiohttp.ClientResponse, descriptor: Descriptor, offset: int) -> int:
+        """Bytes at the answer's beginning that are here already. Raises InvalidArgument where the answer cannot fit."""
+        length, begin = response.content_length, 0
+        if response.status == _PARTIAL:
+            content_range = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
+            begin = int(content_range[1]) if content_range else -1
+            if not 0 <= begin <= offset:
+                raise InvalidArgument(
+                    f"{self._wanted}: blob {descriptor.digest}: asked from {offset}, sent from {begin}"
+                )
+        elif length is not None and length != descriptor.size:
+            raise InvalidArgument(
+                f"{self._wanted}: blob {descriptor.digest} has {length} bytes, its manifest says {descriptor.size}"
+            )
+        return offset - begin
 
     @asynccontextmanager
-    async def _follow(self, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Redirects are followed here, so that what authorizes us at the registry goes to no other host."""
-        origin = urlsplit(url)
-        for _ in range(_MOST_REDIRECTS + 1):
-            here = urlsplit(url)
-            sent = dict(headers)
-            if (here.scheme, here.netloc) == (origin.scheme, origin.netloc) and self._authorizer.header():
-                sent["Authorization"] = self._authorizer.header()
-            try:
-                response = await self._session.get(url, headers=sent, allow_redirects=False)
-            except (aiohttp.ClientError, OSError) as error:
-                raise self._unreachable(here.netloc, error) from error
-            async with response:
-                if response.status not in _REDIRECTS:
-                    yield response
-                    return
-                url = urljoin(url, response.headers.get("Location", ""))
-                if origin.scheme == "https" and urlsplit(url).scheme != "https":
-                    raise Unavailable(f"{self._reference}: the registry redirects from TLS to {url}")
-        raise Unavailable(f"RegistryUnavailable: {self._reference}: more than {_MOST_REDIRECTS} redirects")
+    async def _get(self, path: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One attempt, logged in if the registry wants that."""
+        url = f"{self._endpoint.url}/v2/{self._wanted.path}/{path}"
+        async with AsyncExitStack() as stack:
+            sent = self._authorization
+            response = await stack.enter_async_context(self._transport.get(url, headers, sent))
+            if response.status == 401 and self._is_ours(response):  # noqa: PLR2004
+                authorization = await self._log_in(response, sent)
+                await stack.aclose()
+                response = await stack.enter_async_context(self._transport.get(url, headers, authorization))
+                if response.status in (_OK, _PARTIAL):
+                    self._authorization = authorization
+            if response.status not in (_OK, _PARTIAL):
+                await self._transport.fail(response, str(self._wanted))
+            yield response
 
-    def _unreachable(self, host: str, error: Exception) -> Exception:
-        if isinstance(error, aiohttp.SocketTimeoutError):
-            return DeadlineExceeded(f"{self._reference}: {host} did not answer in time")
-        if isinstance(error, aiohttp.ServerDisconnectedError):
-            return _TryAgainError(f"{host}: {error}")
-        return Unavailable(f"RegistryUnavailable: {self._reference}: {host}: {error}")
+    def _is_ours(self, response: aiohttp.ClientResponse) -> bool:
+        """Whether the registry itself answers: a challenge of one it redirects to would collect credentials."""
+        return response.url.origin() == URL(self._endpoint.url).origin()
 
-    async def _judge(self, response: aiohttp.ClientResponse) -> None:
-        status = response.status
-        if status in (_OK, _PARTIAL):
-            return
-        if status in _RETRIED:
-            patience = response.headers.get("Retry-After", "")
-            raise _TryAgainError(f"HTTP {status}", float(patience) if patience.isdigit() else None)
-        words = (await response.content.read(_QUOTED)).decode("utf-8", "replace").replace("\n", " ")
-        raise _refusal(status, f"{self._reference}: the registry answers HTTP {status}: {words}")
-
-
-def _refusal(status: int, message: str) -> OcishimError:
-    kinds: dict[int, type[OcishimError]] = {401: Unauthenticated, 403: PermissionDenied, 404: NotFound}
-    return kinds.get(status, Unavailable)(message)
-
-
-def _starts_at(response: aiohttp.ClientResponse, offset: int) -> bool:
-    return response.headers.get("Content-Range", "").startswith(f"bytes {offset}-")
+    async def _log_in(self, response: aiohttp.ClientResponse, sent: str | None) -> str:
+        headers = response.headers.getall("WWW-Authenticate", [])
+        try:
+            challenges = [each for header in headers for each in challenge.parse(header)]
+        except ValueError as error:
+            raise Unauthenticated(f"{self._wanted}: the registry's challenge cannot be read: {error}") from error
+        scope = f"repository:{self._wanted.path}:pull"
+        try:
+            return await self._authorizer.header(challenges, self._credentials, scope, stale=sent)
+        except Unauthenticated as error:
+            raise Unauthenticated(f"{self._wanted}: {error}") from error

@@ -28,7 +28,10 @@ T = TypeVar("T", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
-_SHORTEST_ID: Final = 1
+_SHORTEST_ID: Final = 6
+"""A shorter one is more likely an image's name, such as `cafe`."""
+_KEPT: Final = 600.0
+"""Seconds that layers of a pull that broke off wait for its retry."""
 _LARGEST: Final = 8 << 20
 
 
@@ -64,6 +67,12 @@ class LayerRecord(BaseModel):
     inodes: int
 
 
+class _Turn:
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.waiting = 0
+
+
 class ImageStore:
     """All images and layers below one directory. Everything it says comes from memory."""
 
@@ -74,7 +83,8 @@ class ImageStore:
         self._names: dict[str, str] = {}
         self._layers: dict[str, LayerRecord] = {}
         self._holders: dict[str, frozenset[str]] = {}
-        self._unpacking: dict[str, asyncio.Lock] = {}
+        self._kept_until: dict[str, float] = {}
+        self._unpacking: dict[str, _Turn] = {}
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -145,7 +155,8 @@ class ImageStore:
         """
         async with self._lock:
             present = self._images.get(image_id)
-            size = sum(self._layers[diff_id].size for diff_id in config.rootfs.diff_ids)
+            diff_ids = frozenset(config.rootfs.diff_ids)
+            size = sum(self._layers[diff_id].size for diff_id in diff_ids)
             tags = _with(present.tags if present else (), tag)
             digests = _with(present.digests if present else (), digest)
             record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, config=config)
@@ -156,6 +167,7 @@ class ImageStore:
                 self._remember(robbed)
             await asyncio.to_thread(self._write, record)
             self._remember(record)
+            self._retried(diff_ids)
             return record
 
     def _write(self, record: ImageRecord) -> None:
@@ -189,13 +201,15 @@ class ImageStore:
     @asynccontextmanager
     async def unpacking(self, diff_id: str) -> AsyncIterator[None]:
         """One at a time for each layer: who comes second finds it there, or tries itself."""
-        lock = self._unpacking.setdefault(diff_id, asyncio.Lock())
+        turn = self._unpacking.setdefault(diff_id, _Turn())
+        turn.waiting += 1
         try:
-            async with lock:
+            async with turn.lock:
                 yield
         finally:
-            if not lock.locked():
-                self._unpacking.pop(diff_id, None)
+            turn.waiting -= 1
+            if not turn.waiting:
+                del self._unpacking[diff_id]
 
     def has_layer(self, diff_id: str) -> bool:
         """Whether the layer is unpacked."""
@@ -205,10 +219,26 @@ class ImageStore:
         """Keep layers while the holder (a container, a pull) needs them, whatever becomes of the image."""
         self._holders[holder] = self._holders.get(holder, frozenset()) | frozenset(diff_ids)
 
-    async def release(self, holder: str) -> None:
-        """End a hold; layers that nobody needs any more go at once."""
+    async def release(self, holder: str, *, keep: bool = False) -> None:
+        """End a hold; layers that nobody needs any more go at once, or wait some minutes for a retry with `keep`."""
+        if keep:
+            self._kept_until[holder] = time.monotonic() + _KEPT
+            return
         async with self._lock:
             await self._drop_unused(self._holders.pop(holder, frozenset()))
+
+    def _retried(self, diff_ids: frozenset[str]) -> None:
+        """The retry has come for which layers were kept: from now on the image has them."""
+        for holder in [holder for holder in self._kept_until if self._holders[holder] <= diff_ids]:
+            del self._kept_until[holder], self._holders[holder]
+
+    def _overdue(self) -> set[str]:
+        """End the waits for retries that did not come; their layers."""
+        now = time.monotonic()
+        late = [holder for holder, until in self._kept_until.items() if until < now]
+        for holder in late:
+            del self._kept_until[holder]
+        return {diff_id for holder in late for diff_id in self._holders.pop(holder)}
 
     async def sweep(self) -> None:
         """Remove the layers that no image and no holder has; when all holders are known."""
@@ -216,9 +246,10 @@ class ImageStore:
             await self._drop_unused(list(self._layers))
 
     async def _drop_unused(self, diff_ids: Iterable[str]) -> None:
+        doomed = {*diff_ids, *self._overdue()}
         used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}
         used |= {diff_id for held in self._holders.values() for diff_id in held}
-        for diff_id in set(diff_ids) - used:
+        for diff_id in doomed - used:
             if self._layers.pop(diff_id, None) is not None:
                 await asyncio.to_thread(self._remove_layer, _hex(diff_id))
 

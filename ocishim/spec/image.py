@@ -6,8 +6,8 @@ Lenient where the wild is (null lists, unknown keys), strict in what safety rest
 from __future__ import annotations
 
 import hashlib
-import json
-from typing import Annotated, Final, Literal, TypeVar
+import re
+from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel, to_pascal
@@ -20,6 +20,13 @@ DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 INDEX_TYPES: Final = (OCI_INDEX, DOCKER_LIST)
 MANIFEST_TYPES: Final = (OCI_MANIFEST, DOCKER_MANIFEST)
+CONFIG_TYPES: Final = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    # Of registries and builders from the first years.
+    "application/octet-stream",
+    "",
+)
 LARGEST_MANIFEST: Final = 4 << 20
 MOST_LAYERS: Final = 500
 
@@ -81,6 +88,17 @@ class Manifest(_Camel):
     layers: Annotated[list[Descriptor], Field(max_length=MOST_LAYERS), BeforeValidator(_list)] = []
 
 
+class _Outline(_Camel):
+    """As much of a document as tells what it is."""
+
+    schema_version: object = None
+    media_type: Text = ""
+    manifests: object = None
+    layers: object = None
+    config: object = None
+    fs_layers: object = None
+
+
 class RunConfig(BaseModel):
     """The `config` of an image configuration: defaults of its containers."""
 
@@ -127,29 +145,6 @@ def parse(model: type[T], content: bytes, what: str) -> T:
         raise InvalidArgument(f"{what}: {where}: {first['msg']}") from error
 
 
-def kind(content: bytes, media_type: str, what: str) -> Literal["index", "manifest"]:
-    """Which of the two a document is. Raises InvalidArgument for neither, or for one that claims to be both.
-
-    The type is said twice, by the registry and in the document; where the two differ, the one digest stands for
-    two images (CVE-2021-41190).
-    """
-    try:
-        document = json.loads(content)
-    except ValueError as error:
-        raise InvalidArgument(f"{what}: the registry's answer is no manifest: {content[:80]!r}") from error
-    if not isinstance(document, dict):
-        raise InvalidArgument(f"{what}: the registry's answer is no manifest: {content[:80]!r}")
-    said = document.get("mediaType") or media_type
-    if said not in (*INDEX_TYPES, *MANIFEST_TYPES):
-        said = OCI_INDEX if "manifests" in document else OCI_MANIFEST if "layers" in document else said
-    if said not in (*INDEX_TYPES, *MANIFEST_TYPES):
-        raise InvalidArgument(f"{what}: manifests of type {said!r} are not supported")
-    is_index = said in INDEX_TYPES
-    if (is_index and "layers" in document) or (not is_index and "manifests" in document):
-        raise InvalidArgument(f"{what}: the manifest claims to be an index and an image at once")
-    return "index" if is_index else "manifest"
-
-
 def check_digest(content: bytes, descriptor: Descriptor) -> None:
     """Raises InvalidArgument where content is not what the descriptor says."""
     if len(content) != descriptor.size:
@@ -159,14 +154,38 @@ def check_digest(content: bytes, descriptor: Descriptor) -> None:
         raise InvalidArgument(f"{descriptor.digest} has the digest {found}")
 
 
+def document_type(content: bytes, claimed: str, what: str) -> str:
+    """Which of INDEX_TYPES and MANIFEST_TYPES a document is; `claimed` is what its sender or descriptor says.
+
+    Raises InvalidArgument where it is neither or could be read as both (CVE-2021-41190 was such a document).
+    """
+    outline = parse(_Outline, content, what)
+    if outline.schema_version == 1 or outline.fs_layers is not None:
+        raise InvalidArgument(f"{what} is a Docker schema 1 manifest, which is no longer read: push the image again")
+    if outline.manifests is not None and (outline.layers is not None or outline.config is not None):
+        raise InvalidArgument(f"{what} claims to be an index and a manifest at once")
+    known = (*INDEX_TYPES, *MANIFEST_TYPES)
+    found = outline.media_type or (claimed if claimed in known else "")
+    if not found:
+        found = OCI_INDEX if outline.manifests is not None else OCI_MANIFEST if outline.config is not None else ""
+    if found not in known:
+        raise InvalidArgument(f"{what} is of type {found or claimed!r}, not an image manifest or index")
+    if claimed in known and claimed != found:
+        raise InvalidArgument(f"{what} says it is {found}, and was sent as {claimed}")
+    if (found in INDEX_TYPES) != (outline.manifests is not None):
+        raise InvalidArgument(f"{what} is of type {found} and does not hold what that must")
+    return found
+
+
 def choose_platform(index: Index, architecture: str, variant: str = "") -> Descriptor | None:
-    """The index's entry for Linux on this architecture: the exact variant, else none named, else the first."""
+    """The index's entry for Linux on this architecture: the exact variant, else an older one, none named, the first."""
     matches = [
         entry
         for entry in index.manifests
         if entry.platform is not None and entry.platform.os == "linux" and entry.platform.architecture == architecture
     ]
-    for wanted in (variant, ""):
+    older = [f"v{number}" for number in range(int(variant[1:]) - 1, 4, -1)] if re.fullmatch(r"v[0-9]", variant) else []
+    for wanted in (variant, *older, ""):
         for entry in matches:
             if entry.platform is not None and entry.platform.variant == wanted:
                 return entry

@@ -1,0 +1,1 @@
+"""The image package alone: real tars, file systems and registries, no server."""
