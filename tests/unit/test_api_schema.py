@@ -83,11 +83,11 @@ def our_types(module: ModuleType, base: type) -> dict[str, Any]:
     return {name: it for name, it in vars(module).items() if isinstance(it, type) and issubclass(it, base)}
 
 
-def our_message(version: str, name: str) -> Any:  # noqa: ANN401 - a generated class, known only by name
+def our_message(version: str, name: str) -> Any:
     return our_types(API[version][0], betterproto.Message)[pascal_case(name)]
 
 
-def our_fields(message: Any) -> dict[int, str]:  # noqa: ANN401 - a generated class, known only by name
+def our_fields(message: Any) -> dict[int, str]:
     """Each field as one comparable line, by number."""
     described = message()._betterproto
     lines = {}
@@ -107,7 +107,7 @@ def of_type(kind: str, of: type) -> str:
     return f"{kind} {of.__name__}" if kind in ("message", "enum") else kind
 
 
-def their_fields(descriptor: Any) -> dict[int, str]:  # noqa: ANN401 - protobuf's descriptors have no types here
+def their_fields(descriptor: Any) -> dict[int, str]:
     lines = {}
     for field in descriptor.fields:
         if is_map(field):
@@ -120,18 +120,18 @@ def their_fields(descriptor: Any) -> dict[int, str]:  # noqa: ANN401 - protobuf'
     return lines
 
 
-def their_type(field: Any) -> str:  # noqa: ANN401 - protobuf's descriptors have no types here
+def their_type(field: Any) -> str:
     of = field.message_type or field.enum_type
     return TYPE_NAMES[field.type] + (f" {python_name(of)}" if of else "")
 
 
-def python_name(descriptor: Any) -> str:  # noqa: ANN401 - protobuf's descriptors have no types here
+def python_name(descriptor: Any) -> str:
     """betterproto's name of a message or enum: one of its own for what is declared inside a message."""
     outer = pascal_case(descriptor.containing_type.name) if descriptor.containing_type else ""
     return f"{outer}{pascal_case(descriptor.name)}"
 
 
-def is_map(field: Any) -> bool:  # noqa: ANN401 - protobuf's descriptors have no types here
+def is_map(field: Any) -> bool:
     return bool(field.message_type and field.message_type.GetOptions().map_entry)
 
 
@@ -213,7 +213,7 @@ def test_a_full_message_survives_the_way_through_our_code(version: str, name: st
     assert theirs.FromString(bytes(ours)) == sent
 
 
-def fill(message: Any, source: random.Random, depth: int = 0) -> None:  # noqa: ANN401 - any protobuf message
+def fill(message: Any, source: random.Random, depth: int = 0) -> None:
     """Give every field a value that is not its default; messages below the fourth level stay empty."""
     for field in message.DESCRIPTOR.fields:
         if is_map(field):
@@ -230,7 +230,7 @@ def fill(message: Any, source: random.Random, depth: int = 0) -> None:  # noqa: 
             setattr(message, field.name, scalar(field, source))
 
 
-def fill_map(entries: Any, field: Any, source: random.Random, depth: int) -> None:  # noqa: ANN401 - protobuf's own
+def fill_map(entries: Any, field: Any, source: random.Random, depth: int) -> None:
     value = field.message_type.fields_by_name["value"]
     for _ in range(2):
         key = scalar(field.message_type.fields_by_name["key"], source)
@@ -240,7 +240,7 @@ def fill_map(entries: Any, field: Any, source: random.Random, depth: int) -> Non
             entries[key] = scalar(value, source)
 
 
-def scalar(field: Any, source: random.Random) -> Any:  # noqa: ANN401 - whatever the field holds
+def scalar(field: Any, source: random.Random) -> Any:
     kind = TYPE_NAMES[field.type]
     if kind == "string":
         return "".join(source.choices("aZ09-_/.: é漢🙂\n", k=source.randint(1, 12)))

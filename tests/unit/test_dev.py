@@ -19,7 +19,7 @@ TOP = Path(__file__).resolve().parents[2]
 DEV = TOP / "dev"
 
 
-def dev(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401 - subprocess's own
+def dev(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([DEV, *arguments], capture_output=True, text=True, timeout=20, check=False, **options)
 
 
