@@ -25,7 +25,8 @@ def mount_overlay(layers: Sequence[str], *, upper: str, work: str, target: str) 
     Kernels from 6.5 take lower directories one by one, any number of them; before that all must fit a page.
     Raises FailedPrecondition where this host or that filesystem cannot do it.
     """
-    lowers = list(reversed(layers))
+    # A directory can be in a stack once only. What a repeated layer does lower down, its topmost place does again.
+    lowers = list(dict.fromkeys(reversed(layers)))
     try:
         if not _mount_by_parts(lowers, upper, work, target):
             _mount_at_once(lowers, upper, work, target)
