@@ -157,12 +157,11 @@ def _lock(directory: str) -> int:
 def configure_logging(level: str) -> None:
     """One line an event on stderr."""
     logging.basicConfig(
-        level=level.upper(),
+        level=logging.WARNING,
         stream=sys.stderr,
         format="%(asctime)s.%(msecs)03d %(levelname).1s %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
-    # Their errors reach the client and our own log with more sense.
+    logging.getLogger("ocishim").setLevel(level.upper())
+    # Its errors reach the client and our own log with more sense.
     logging.getLogger("grpclib").setLevel(logging.CRITICAL)
-    logging.getLogger("libarchive").setLevel(logging.ERROR)
-    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -55,7 +55,7 @@ class Server:
     channel: grpc.Channel
     times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
 
-    def timed(self, step: str, call: Callable[[Any], T], request: Any) -> T:  # noqa: ANN401 - grpc has no types
+    def timed(self, step: str, call: Callable[[Any], T], request: Any) -> T:
         """Call, and note the milliseconds."""
         began = time.perf_counter()
         answer = call(request)

@@ -1,0 +1,228 @@
+"""A server of the test run's own, and Google's gRPC client of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+from cri_api.v1 import api_pb2 as pb
+from cri_api.v1 import api_pb2_grpc
+
+from ocishim.api.ocishim import v1 as own
+
+READY_WITHIN = 20.0
+LARGEST_ANSWER = 16 << 20
+"""What kubelet's client takes."""
+POD = pb.NamespaceOption(pid=pb.CONTAINER)
+
+
+class Node:
+    """Directories, a network, a server, a client; everything is named after one random word."""
+
+    def __init__(self, runtime: str) -> None:
+        self.runtime_name = runtime
+        self.word = f"oct{secrets.token_hex(3)}"
+        self.root = Path(f"/var/lib/{self.word}")
+        self.state = Path(f"/run/{self.word}")
+        self.scratch = Path(f"/var/tmp/{self.word}")
+        self.cni = self.scratch / "cni"
+        self.logs = self.scratch / "logs"
+        self.socket = self.state / "s.sock"
+        self.config = self.scratch / "config.toml"
+        self.cgroup = f"/{self.word}"
+        self.subnet = f"10.{secrets.randbelow(40) + 180}.{secrets.randbelow(250)}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.channel: grpc.Channel | None = None
+
+    def prepare(self) -> None:
+        """Make directories and configuration."""
+        self.cni.mkdir(parents=True)
+        self.logs.mkdir()
+        self.network()
+        self.config.write_text(
+            f'root = "{self.root}"\nstate = "{self.state}"\nlisten = "unix://{self.socket}"\n'
+            f'default_runtime = "{self.runtime_name}"\n'
+            f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\ntimeout = 20.0\n'
+            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\n'
+        )
+
+    def network(self, plugins: list[dict[str, object]] | None = None) -> None:
+        """(Re)write the CNI configuration; by default a bridge with host ports."""
+        bridge: dict[str, object] = {
+            "type": "bridge",
+            "bridge": self.word,
+            "isGateway": True,
+            "ipam": {
+                "type": "host-local",
+                "ranges": [[{"subnet": f"{self.subnet}.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+        ports: dict[str, object] = {"type": "portmap", "capabilities": {"portMappings": True}}
+        content = {"cniVersion": "1.0.0", "name": self.word, "plugins": plugins or [bridge, ports]}
+        (self.cni / "10.conflist").write_text(json.dumps(content))
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        with (self.scratch / "server.log").open("ab") as log:
+            command = [sys.executable, "-m", "ocishim", "serve", "--config", str(self.config)]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        options = [("grpc.max_receive_message_length", LARGEST_ANSWER)]
+        self.channel = grpc.insecure_channel(f"unix://{self.socket}", options=options)
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            assert self.process.poll() is None, f"the server ended at its start:\n{self.log()}"
+            try:
+                self.runtime.Version(pb.VersionRequest(), timeout=1)
+            except grpc.RpcError:
+                assert time.monotonic() < deadline, f"the server does not answer:\n{self.log()}"
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End the server by a signal; returns its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=30)
+        if self.channel is not None:
+            self.channel.close()
+        return code
+
+    def restart(self, number: int = signal.SIGTERM) -> None:
+        """End the server and start another one on the same directories."""
+        self.stop(number)
+        self.start()
+
+    def clean(self) -> None:
+        """Remove every trace of the run from the host."""
+        with contextlib.suppress(Exception):
+            self.stop(signal.SIGKILL)
+        for path in (self.state, self.root, self.scratch):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(f"/var/lib/cni/networks/{self.word}", ignore_errors=True)
+        subprocess.run(["ip", "link", "delete", self.word], check=False, capture_output=True)
+        for hierarchy in Path("/sys/fs/cgroup").iterdir():
+            with contextlib.suppress(OSError):
+                os.rmdir(f"{hierarchy}{self.cgroup}")
+
+    def log(self) -> str:
+        """The end of the server's log."""
+        return (self.scratch / "server.log").read_text()[-6000:]
+
+    @property
+    def runtime(self) -> Any:
+        """RuntimeService's client; generated without types."""
+        return api_pb2_grpc.RuntimeServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
+    @property
+    def images(self) -> Any:
+        """ImageService's client; generated without types."""
+        return api_pb2_grpc.ImageServiceStub(self.channel)  # type: ignore[no-untyped-call]
+
+    def load(self, layout: Path) -> own.LoadResponse:
+        """ocishim's own RPC, by the same client."""
+        assert self.channel is not None
+        call = self.channel.unary_unary("/ocishim.v1.Images/Load")
+        return own.LoadResponse().parse(call(bytes(own.LoadRequest(path=str(layout)))))
+
+
+class Pods:
+    """Makes pods and containers for one test, and takes them away after it."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self._ids: list[str] = []
+
+    def config(self, name: str = "", **fields: Any) -> pb.PodSandboxConfig:
+        """A pod's configuration with a fresh name; its own PID namespaces unless told otherwise."""
+        name = name or f"p{secrets.token_hex(4)}"
+        fields.setdefault(
+            "linux",
+            pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(namespace_options=POD)),
+        )
+        return pb.PodSandboxConfig(
+            metadata=pb.PodSandboxMetadata(name=name, namespace="test", uid=f"uid-{name}"),
+            log_directory=str(self.node.logs / name),
+            **fields,
+        )
+
+    def run(self, config: pb.PodSandboxConfig | None = None, *, handler: str = "") -> str:
+        """RunPodSandbox."""
+        request = pb.RunPodSandboxRequest(config=config or self.config(), runtime_handler=handler)
+        sandbox_id: str = self.node.runtime.RunPodSandbox(request).pod_sandbox_id
+        self._ids.append(sandbox_id)
+        return sandbox_id
+
+    def create(self, sandbox_id: str, *command: str, image: str = "busybox", name: str = "", **fields: Any) -> str:
+        """CreateContainer of a command (none: the image's)."""
+        name = name or f"c{secrets.token_hex(4)}"
+        config = pb.ContainerConfig(
+            metadata=pb.ContainerMetadata(name=name), image=pb.ImageSpec(image=image), command=command, **fields
+        )
+        request = pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config)
+        container_id: str = self.node.runtime.CreateContainer(request).container_id
+        return container_id
+
+    def start(self, sandbox_id: str, *command: str, **fields: Any) -> str:
+        """CreateContainer and StartContainer."""
+        container_id = self.create(sandbox_id, *command, **fields)
+        self.node.runtime.StartContainer(pb.StartContainerRequest(container_id=container_id))
+        return container_id
+
+    def sleeper(self, sandbox_id: str, **fields: Any) -> str:
+        """A container that runs until it is stopped, and ends at once on SIGTERM."""
+        script = "trap 'exit 0' TERM; while :; do sleep 0.05; done"
+        return self.start(sandbox_id, "sh", "-c", script, **fields)
+
+    def status(self, container_id: str) -> pb.ContainerStatus:
+        """ContainerStatus."""
+        request = pb.ContainerStatusRequest(container_id=container_id)
+        found: pb.ContainerStatus = self.node.runtime.ContainerStatus(request).status
+        return found
+
+    def wait(self, container_id: str, *, within: float = 10.0) -> pb.ContainerStatus:
+        """The status once the container has exited."""
+        deadline = time.monotonic() + within
+        while (status := self.status(container_id)).state != pb.CONTAINER_EXITED:
+            assert time.monotonic() < deadline, f"container {container_id} still runs"
+            time.sleep(0.01)
+        return status
+
+    def exec(self, container_id: str, *command: str, timeout: int = 0) -> pb.ExecSyncResponse:
+        """ExecSync."""
+        request = pb.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout)
+        answer: pb.ExecSyncResponse = self.node.runtime.ExecSync(request)
+        return answer
+
+    def output(self, sandbox_id: str, *command: str, **fields: Any) -> str:
+        """What a container's command writes to stdout, by its log."""
+        name = f"o{secrets.token_hex(4)}"
+        container_id = self.start(sandbox_id, *command, name=name, log_path=f"{name}.log", **fields)
+        status = self.wait(container_id)
+        lines = Path(status.log_path).read_text().splitlines()
+        return "\n".join(line.split(" ", 3)[3] for line in lines if line.split(" ", 3)[1] == "stdout")
+
+    def remove_all(self) -> None:
+        """Take away whatever the test has made."""
+        for sandbox_id in self._ids:
+            self.node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+
+def refusal(call: Any, request: Any, **options: Any) -> tuple[grpc.StatusCode, str]:
+    """The code and message of an RPC that must fail."""
+    try:
+        call(request, **options)
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    raise AssertionError("the call succeeded")
