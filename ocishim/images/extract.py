@@ -147,15 +147,18 @@ class _Layer:
             shutil.rmtree(name)
         if not self._whiteouts:
             return
-        parts = name.split("/")
-        for depth in range(1, len(parts) + 1):
-            path = "/".join(parts[:depth])
+        for path in (*_parents(name), name):
             if path in self._whiteouts:
-                os.unlink(path)
+                self._remove(path)
                 self._whiteouts.discard(path)
-                self.extracted.inodes -= 1
-                if depth < len(parts) or is_directory:
+                if path != name or is_directory:
                     self._opaque.add(path)
+
+    def _remove(self, whiteout: str) -> None:
+        # It may have gone with a directory whose place something else took.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.unlink(whiteout)
+            self.extracted.inodes -= 1
 
     def _whiteout(self, directory: str, base: str) -> None:
         self._make_way(directory, is_directory=True)
@@ -181,6 +184,10 @@ class _Layer:
         self.extracted.inodes += 1
 
     def finish(self) -> None:
+        """Mark what is opaque; whiteouts below it hide nothing, and overlayfs would list their names."""
+        for whiteout in self._whiteouts:
+            if any(parent in self._opaque for parent in _parents(whiteout)):
+                self._remove(whiteout)
         for directory in self._opaque:
             with suppress(NotADirectoryError, FileNotFoundError):
                 os.setxattr(directory, _OPAQUE_XATTR, b"y", follow_symlinks=False)
@@ -207,6 +214,12 @@ def _inside(name: str) -> str:
     if normal.split("/")[0] == "..":
         raise InvalidArgument(f"the layer's entry {name!r} leaves the layer")
     return "" if normal == "." else normal
+
+
+def _parents(name: str) -> list[str]:
+    """Directories that a name is in, the root not among them."""
+    parts = name.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
 
 
 def _functions() -> dict[str, ctypes._NamedFuncPointer]:

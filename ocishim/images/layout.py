@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import secrets
 import tarfile
+import zlib
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from ocishim.errors import InvalidArgument, NotFound
+from ocishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from ocishim.images.intake import manifest_of, take_in
 from ocishim.linux import files
 from ocishim.spec import image as spec
@@ -74,9 +76,9 @@ async def load(store: ImageStore, path: str, name: str | None) -> list[ImageReco
         layout = Layout(directory)
         index = spec.parse(spec.Index, await layout.document("index.json"), f"{path}: index.json")
         records = []
-        for entry in index.manifests:
-            if entry.media_type not in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES):
-                continue  # attestations and other artifacts lie beside images
+        # Attestations and other artifacts lie beside images.
+        entries = [entry for entry in index.manifests if entry.media_type in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES)]
+        for entry in entries:
             wanted = _name(entry, name, path)
             content = await layout.blob(entry)
             manifest = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
@@ -119,5 +121,9 @@ def _unpack(path: str, scratch: str) -> None:
         with tarfile.open(path) as archive:
             # Regular files and directories only, below scratch (PEP 706).
             archive.extractall(scratch, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceExhausted(f"{path}: unpacking it into {scratch}: {error.strerror}") from error
+        raise InvalidArgument(f"{path} cannot be unpacked: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InvalidArgument(f"{path} is no tar of an OCI image layout: {error}") from error

@@ -150,13 +150,21 @@ def tree(root: str) -> dict[str, str]:
         for each in (*directories, *names):
             path = f"{parent}/{each}"
             if os.path.islink(path):
-                content = f"-> {os.readlink(path)}"
+                what = f"-> {os.readlink(path)}"
             elif os.path.isdir(path):
-                content = "/"
+                what = "/"
             elif os.path.isfile(path):
                 with open(path, encoding="utf-8", errors="replace") as file:
-                    content = f"= {file.read()}"
+                    what = f"= {file.read()}"
+            elif not os.path.lexists(path):
+                continue  # overlayfs lists a whiteout where no layer below has the directory
             else:
-                content = f"{os.lstat(path).st_mode:o}"
-            found[os.path.relpath(path, root)] = content
+                what = f"{os.lstat(path).st_mode:o}"
+            found[os.path.relpath(path, root)] = what
     return found
+
+
+def content(path: str) -> bytes:
+    """A file's."""
+    with open(path, "rb") as file:
+        return file.read()

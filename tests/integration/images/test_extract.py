@@ -6,7 +6,6 @@ import os
 import stat
 import struct
 import tarfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,10 +13,11 @@ import pytest
 from ocishim.errors import InvalidArgument
 from ocishim.images.layout import load
 
-from .making import directory, image, link, member, tar, tree, write_layout
+from .making import content, directory, image, link, member, tar, tree, write_layout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from ocishim.images.store import ImageStore
 
@@ -30,8 +30,8 @@ CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
 def unpack(place: Path, store: ImageStore) -> Unpack:
     """Takes one layer in and returns its directory."""
 
-    async def take(content: bytes, compression: str = "gzip") -> str:
-        layout = write_layout(place / f"layout-{len(os.listdir(place))}", image(content, compression=compression))
+    async def take(layer: bytes, compression: str = "gzip") -> str:
+        layout = write_layout(place / f"layout-{len(os.listdir(place))}", image(layer, compression=compression))
         [record] = await load(store, str(layout), "test")
         return store.layer_paths(record.diff_ids)[0]
 
@@ -109,8 +109,8 @@ async def test_large_files_long_names_and_odd_names_arrive_whole(unpack: Unpack)
                 format=layout,
             )
         )
-        assert Path(root, "big").read_bytes() == big
-        assert Path(root, long_name).read_bytes() == b"long"
+        assert content(f"{root}/big") == big
+        assert content(f"{root}/{long_name}") == b"long"
         assert sorted(os.listdir(os.fsencode(root)))[-2:] == [b"raw-\xff", "weiß-☃".encode()]
 
 
@@ -143,6 +143,7 @@ async def test_what_a_layer_brings_back_below_its_own_whiteout_is_opaque(unpack:
         [member(".wh.d"), member("d/new", data=b"n")],
         [directory("d"), member("d/new", data=b"n"), member(".wh.d")],
         [directory("d"), member("d/.wh..wh..opq"), member("d/new", data=b"n")],
+        [member("d/.wh.old"), member("d/.wh..wh..opq"), member("d/new", data=b"n")],
     ):
         root = await unpack(tar(*members))
         assert tree(root) == {"d": "/", "d/new": "= n"}

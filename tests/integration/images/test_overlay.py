@@ -1,0 +1,167 @@
+"""A stack of layers, mounted, shows what the image specification says of its tars."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ocishim.images import overlay
+from ocishim.images.layout import load
+from ocishim.images.store import ImageStore
+from ocishim.linux import mount
+
+from .making import Member, directory, image, member, tar, tree, write_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+NAMES = ("a", "b", "c")
+
+
+@dataclass
+class Hidden:
+    """A whiteout."""
+
+
+@dataclass
+class File:
+    content: str
+    hides: bool
+
+
+@dataclass
+class Directory:
+    children: dict[str, Hidden | File | Directory]
+    hides: bool
+    opaque: bool
+    explicit: bool
+
+
+Node = Hidden | File | Directory
+Seen = dict[str, "Seen | str"]
+
+files = st.builds(File, st.sampled_from("xyz"), st.booleans())
+nodes: st.SearchStrategy[Node] = st.recursive(
+    st.builds(Hidden) | files,
+    lambda below: st.builds(
+        Directory,
+        st.dictionaries(st.sampled_from(NAMES), below, max_size=3),
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_leaves=6,
+)
+layers = st.dictionaries(st.sampled_from(NAMES), nodes, max_size=3)
+
+
+def members(children: dict[str, Node], prefix: str = "") -> list[Member]:
+    """A layer's tar entries, in some order."""
+    found: list[Member] = []
+    for name, node in children.items():
+        path = f"{prefix}{name}"
+        if isinstance(node, Hidden) or node.hides:
+            found.append(member(f"{prefix}.wh.{name}"))
+        if isinstance(node, File):
+            found.append(member(path, data=node.content.encode()))
+        if isinstance(node, Directory):
+            below = members(node.children, f"{path}/")
+            if node.opaque:
+                below.append(member(f"{path}/.wh..wh..opq"))
+            if node.explicit or not below:
+                found.append(directory(path))
+            found += below
+    return found
+
+
+def applied(below: Seen, children: dict[str, Node]) -> Seen:
+    """What is seen after one more layer: the specification in a few lines."""
+    seen = dict(below)
+    for name, node in children.items():
+        lower = seen.pop(name, None)
+        if isinstance(node, File):
+            seen[name] = node.content
+        elif isinstance(node, Directory):
+            merged = lower if isinstance(lower, dict) and not node.hides and not node.opaque else {}
+            seen[name] = applied(merged, node.children)
+    return seen
+
+
+def flat(seen: Seen, prefix: str = "") -> dict[str, str]:
+    """As `tree` says it."""
+    found = {}
+    for name, node in seen.items():
+        found[f"{prefix}{name}"] = f"= {node}" if isinstance(node, str) else "/"
+        if isinstance(node, dict):
+            found |= flat(node, f"{prefix}{name}/")
+    return found
+
+
+async def shown(home: str, tars: list[bytes]) -> dict[str, str]:
+    """Take the layers in, mount them, look, and take them away."""
+    store = ImageStore(f"{home}/images")
+    await store.open()
+    [record] = await load(store, str(await asyncio.to_thread(_layout, home, tars)), "x")
+    for name in ("upper", "work", "target"):
+        os.mkdir(f"{home}/{name}")
+    overlay.mount_overlay(
+        store.layer_paths(record.diff_ids), upper=f"{home}/upper", work=f"{home}/work", target=f"{home}/target"
+    )
+    try:
+        return tree(f"{home}/target")
+    finally:
+        mount.unmount(f"{home}/target")
+
+
+def _layout(home: str, tars: list[bytes]) -> Path:
+    return write_layout(Path(home) / "layout", image(*tars, compression="none"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stack=st.lists(layers, min_size=1, max_size=4), seed=st.integers(0, 1 << 16))
+def test_any_stack_shows_what_the_specification_says(place: Path, stack: list[dict[str, Node]], seed: int) -> None:
+    expected: Seen = {}
+    tars = []
+    shuffle = random.Random(seed)
+    for layer in stack:
+        expected = applied(expected, layer)
+        entries = members(layer)
+        shuffle.shuffle(entries)
+        tars.append(tar(*entries))
+    home = tempfile.mkdtemp(dir=place)
+    try:
+        assert asyncio.run(shown(home, tars)) == flat(expected)
+    finally:
+        shutil.rmtree(home)
+
+
+async def test_a_layer_that_an_image_has_twice_is_mounted(
+    place: Path, store: ImageStore, mounted: Callable[[Sequence[str]], str]
+) -> None:
+    first, second = tar(member("a", data=b"1")), tar(member("a", data=b"2"), member("b"))
+    [record] = await load(store, str(write_layout(place / "layout", image(first, second, first))), "x")
+    assert tree(mounted(store.layer_paths(record.diff_ids))) == {"a": "= 1", "b": "= "}
+
+
+async def test_more_layers_than_fit_a_page_are_mounted(
+    place: Path, store: ImageStore, mounted: Callable[[Sequence[str]], str]
+) -> None:
+    tars = [tar(member(f"f{number}")) for number in range(130)]
+    [record] = await load(store, str(write_layout(place / "layout", image(*tars))), "x")
+    assert len(tree(mounted(store.layer_paths(record.diff_ids)))) == 130
+
+
+async def test_an_image_without_layers_is_an_empty_root(
+    place: Path, store: ImageStore, mounted: Callable[[Sequence[str]], str]
+) -> None:
+    [record] = await load(store, str(write_layout(place / "layout", image())), "x")
+    assert tree(mounted(store.layer_paths(record.diff_ids))) == {}
