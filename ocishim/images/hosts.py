@@ -9,7 +9,6 @@ import ipaddress
 import platform
 from dataclasses import dataclass
 from typing import Final
-from urllib.request import getproxies, proxy_bypass
 
 _DOCKER_HUB: Final = "registry-1.docker.io"
 _ARCHITECTURES: Final = {
@@ -66,6 +65,8 @@ def is_loopback(host: str) -> bool:
 
 def proxy(scheme: str, host: str) -> str | None:
     """The proxy that the environment names for a host, as curl and Go read it; never one for this machine itself."""
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - with the HTTP client, not at start
+
     if is_loopback(host):
         return None
     proxies = getproxies()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from ocishim.errors import InvalidArgument, OcishimError, ResourceExhausted
-from ocishim.images.store import LayerRecord
+from ocishim.images.store import LayerRecord, to_the_end
 from ocishim.linux import files, libc
 from ocishim.linux.namespace import in_fresh_thread
 
@@ -178,13 +178,13 @@ async def unpack(store: ImageStore, blob: Descriptor, diff_id: str, chunks: Asyn
     """
     kind = compression(blob.media_type)
     directory = store.incoming(diff_id.removeprefix("sha256:"))
-    await asyncio.to_thread(os.makedirs, f"{directory}/fs", 0o755)
     try:
+        await to_the_end(asyncio.to_thread(os.makedirs, f"{directory}/fs", 0o755))
         outcome = await _pump(f"{directory}/fs", kind, chunks)
         _judge(blob, diff_id, outcome)
         await store.add_layer(diff_id, directory, outcome.layer)
     except BaseException as error:
-        await asyncio.to_thread(files.remove_tree, directory)
+        await to_the_end(asyncio.to_thread(files.remove_tree, directory))
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceExhausted(f"layer {blob.digest}: {store.root}: {error.strerror}") from error
         raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from ocishim.images.intake import manifest_of, take_in
+from ocishim.images.store import to_the_end
 from ocishim.linux import files
 from ocishim.spec import image as spec
 from ocishim.spec import reference
@@ -109,10 +110,10 @@ async def _directory(store: ImageStore, path: str) -> AsyncIterator[str]:
         raise NotFound(f"{path}: there is no such file or directory")
     scratch = store.incoming(f"layout-{secrets.token_hex(4)}")
     try:
-        await asyncio.to_thread(_unpack, path, scratch)
+        await to_the_end(asyncio.to_thread(_unpack, path, scratch))
         yield scratch
     finally:
-        await asyncio.to_thread(files.remove_tree, scratch)
+        await to_the_end(asyncio.to_thread(files.remove_tree, scratch))
 
 
 def _unpack(path: str, scratch: str) -> None:

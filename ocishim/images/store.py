@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,9 +22,10 @@ from ocishim.spec import reference
 from ocishim.spec.image import ImageConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 
 T = TypeVar("T", bound=BaseModel)
+R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,21 @@ class LayerRecord(BaseModel):
     version: int = 1
     size: int
     inodes: int
+
+
+async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
+    """Await work that a cancelled caller must not leave half done: it ends first, then the caller is told.
+
+    A thread goes on writing whatever becomes of who waits for it; memory must follow the disk.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # taken note of: what the caller is told is the cancellation
+        raise
 
 
 class _Turn:
@@ -153,6 +169,9 @@ class ImageStore:
 
         A tag that another image had leaves that one; the image stays, perhaps with no tag.
         """
+        return await to_the_end(self._commit(image_id, config, tag, digest))
+
+    async def _commit(self, image_id: str, config: ImageConfig, tag: str | None, digest: str | None) -> ImageRecord:
         async with self._lock:
             present = self._images.get(image_id)
             diff_ids = frozenset(config.rootfs.diff_ids)
@@ -190,6 +209,9 @@ class ImageStore:
 
     async def remove(self, name: str) -> None:
         """Remove an image with all its names; content where it is not there. Layers in use stay."""
+        await to_the_end(self._remove(name))
+
+    async def _remove(self, name: str) -> None:
         async with self._lock:
             record = self.find(name)
             if record is None:
@@ -224,6 +246,9 @@ class ImageStore:
         if keep:
             self._kept_until[holder] = time.monotonic() + _KEPT
             return
+        await to_the_end(self._release(holder))
+
+    async def _release(self, holder: str) -> None:
         async with self._lock:
             await self._drop_unused(self._holders.pop(holder, frozenset()))
 
@@ -265,6 +290,9 @@ class ImageStore:
 
     async def add_layer(self, diff_id: str, directory: str, layer: LayerRecord) -> None:
         """Take a directory that holds a finished, durable fs/ as the layer of that diff id."""
+        await to_the_end(self._enter_layer(diff_id, directory, layer))
+
+    async def _enter_layer(self, diff_id: str, directory: str, layer: LayerRecord) -> None:
         async with self._lock:
             if diff_id in self._layers:
                 await asyncio.to_thread(files.remove_tree, directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 import struct
 import tarfile
@@ -10,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ocishim.errors import InvalidArgument
+from ocishim.errors import InvalidArgument, ResourceExhausted
 from ocishim.images.layout import load
+from ocishim.images.store import ImageStore
+from ocishim.linux import mount
 
 from .making import content, directory, image, link, member, tar, tree, write_layout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
-
-    from ocishim.images.store import ImageStore
 
     Unpack = Callable[..., Awaitable[str]]
 
@@ -259,3 +260,26 @@ async def _refused(
     with pytest.raises(InvalidArgument):
         await load(store, str(write_layout(place / "layout", made)), "test")
     assert_nothing_stays(store)
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(
+    place: Path, assert_nothing_stays: Callable[[ImageStore], None]
+) -> None:
+    small = place / "small"
+    small.mkdir()
+    mount.mount("tmpfs", str(small), "tmpfs", data="size=2m")
+    store = ImageStore(str(small))
+    await store.open()
+    made = image(tar(member("big", data=bytes(4 << 20)), member("more", data=bytes(4 << 20))))
+    with pytest.raises(ResourceExhausted, match="disk is full"):
+        await load(store, str(write_layout(place / "layout", made)), "test")
+    assert_nothing_stays(store)
+    await store.open()
+
+
+async def test_a_bomb_of_zeros_after_the_tar_is_not_kept_in_memory_or_on_disk(place: Path, store: ImageStore) -> None:
+    made = image(tar(member("f", data=b"x")) + bytes(256 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    [record] = await load(store, str(write_layout(place / "layout", made)), "test")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+    assert record.size == 4096

@@ -154,3 +154,17 @@ async def test_who_waits_for_a_layer_gets_it_one_at_a_time(store: ImageStore) ->
         for _ in range(20):
             group.create_task(unpack())
             await asyncio.sleep(0)
+
+
+async def test_a_cancelled_load_leaves_nothing_whenever_it_is_told(
+    place: Path, store: ImageStore, assert_nothing_stays: Callable[[ImageStore], None]
+) -> None:
+    layout = write_layout(place / "layout", image(ONE, TWO))
+    for steps in range(0, 60, 2):
+        loading = asyncio.create_task(load(store, str(layout), "x"))
+        for _ in range(steps):
+            await asyncio.sleep(0.0003)
+        loading.cancel()
+        await asyncio.wait([loading])
+        await store.remove("x")
+        assert_nothing_stays(store)
