@@ -241,7 +241,7 @@ def test_nothing_to_run_is_refused(node: Node, pod: str) -> None:
 
 
 def test_the_environment_has_one_value_a_name(pods: Pods, pod: str) -> None:
-    envs = [pb.KeyValue(key="FROM", value="request"), pb.KeyValue(key="TWICE", value=b"1")]
+    envs = [pb.KeyValue(key="FROM", value="request"), pb.KeyValue(key="TWICE", value="1")]
     envs.append(pb.KeyValue(key="TWICE", value="2"))
     lines = pods.output(pod, "env", envs=envs).splitlines()
     assert {"PATH=/bin", "FROM=request", "TWICE=2", "HOME=/root"} <= set(lines)
