@@ -203,10 +203,14 @@ async def _pump(directory: str, kind: str, chunks: AsyncGenerator[bytes, None]) 
     finally:
         feed.end()
         # The thread ends soon after its feed does; its directory must not go before.
-        await asyncio.wait([worker])
+        await to_the_end(_ended(worker))
         # Where the chunks failed, the thread's complaint about their end is no news.
         worker.exception()
     return worker.result()
+
+
+async def _ended(worker: asyncio.Task[_Outcome]) -> None:
+    await asyncio.wait([worker])
 
 
 def _unpack(directory: str, kind: str, feed: Feed) -> _Outcome:
