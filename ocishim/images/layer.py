@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from ocishim.errors import InvalidArgument, OcishimError, ResourceExhausted
-from ocishim.images.store import LayerRecord, to_the_end
+from ocishim.images.store import LayerRecord
 from ocishim.linux import files, libc
 from ocishim.linux.namespace import in_fresh_thread
+from ocishim.linux.uncancelled import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

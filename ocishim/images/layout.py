@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, NotFound, ResourceExhausted
 from ocishim.images.intake import manifest_of, take_in
-from ocishim.images.store import to_the_end
 from ocishim.linux import files
+from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import image as spec
 from ocishim.spec import reference
 

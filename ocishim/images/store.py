@@ -12,17 +12,18 @@ import logging
 import os
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ocishim.errors import OcishimError
 from ocishim.linux import files
+from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import reference
 from ocishim.spec.image import ImageConfig  # noqa: TC001 - pydantic reads it
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
 
 T = TypeVar("T", bound=BaseModel)
 R = TypeVar("R")
@@ -66,21 +67,6 @@ class LayerRecord(BaseModel):
     version: int = 1
     size: int
     inodes: int
-
-
-async def to_the_end(work: Coroutine[Any, Any, R]) -> R:
-    """Await work that a cancelled caller must not leave half done: it ends first, then the caller is told.
-
-    A thread goes on writing whatever becomes of who waits for it; memory must follow the disk.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # taken note of: what the caller is told is the cancellation
-        raise
 
 
 class _Turn:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, OperationFailed
 from ocishim.linux import cgroup, files, proc, process
+from ocishim.linux.uncancelled import to_the_end
 from ocishim.protocol import runtime_error
 from ocishim.runtime import oci
 from ocishim.spec import runtime as spec
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.node import Node
 
 
+_ABANDON_GRACE: Final = 5.0
+"""Seconds."""
 _SIGNALLED: Final = 128
 """The shell's exit code of a killed process, less its signal."""
 
@@ -78,13 +81,17 @@ async def _command(
         argv = runtime.argv("exec", "--detach", "--pid-file", pidfile, "--process", f"/proc/self/fd/{fd}", container.id)
         async with process.piped(argv, pass_fds=(fd,), output=budget) as (messenger, out, err):
             with process.Process.adoption():
-                started = await _started(messenger, runtime.timeout)
+                try:
+                    started = await _started(messenger, runtime.timeout)
+                except BaseException:
+                    await to_the_end(_abandon(container, messenger, pidfile))
+                    raise
                 child = process.Process(_read_pid(pidfile), tuple(argv)) if started else None
             try:
                 yield child, out, err
             finally:
                 if child is not None and child.returncode is None:
-                    await _kill(container, child)
+                    await to_the_end(_kill(container, child))
 
 
 async def _started(messenger: process.Process, within: float) -> bool:
@@ -93,6 +100,18 @@ async def _started(messenger: process.Process, within: float) -> bool:
             return await messenger.wait() == 0
     except TimeoutError as error:
         raise DeadlineExceeded(f"{messenger.argv[0]} exec did not start the command within {within:g} s") from error
+
+
+async def _abandon(container: Container, messenger: process.Process, pidfile: str) -> None:
+    """The caller is gone or the runtime hangs. A runtime killed half-way would leave a command that nobody knows,
+    so it gets a moment to finish; what it has started is then killed."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_ABANDON_GRACE):
+            await messenger.wait()
+    messenger.kill_group()
+    await messenger.wait()
+    with suppress(OperationFailed):
+        await _kill(container, process.Process(_read_pid(pidfile), messenger.argv))
 
 
 def _read_pid(pidfile: str) -> int:

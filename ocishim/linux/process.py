@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from ocishim.errors import DeadlineExceeded, FailedPrecondition, OperationFailed
 from ocishim.linux import libc
+from ocishim.linux.uncancelled import to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -270,11 +271,10 @@ async def piped(
     try:
         yield process, out, err
     finally:
-        if process.returncode is None:
-            process.kill_group()
-            await process.wait()
+        process.kill_group()
         out.abandon()
         err.abandon()
+        await to_the_end(process.wait())
 
 
 async def run(
