@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
 T = TypeVar("T", bound=BaseModel)
-R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,38 @@
+"""Lists joined from encoded entries are what the message class would have encoded."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocishim.api.runtime import v1
+from ocishim.cri.interceptor import method_name
+from ocishim.cri.listing import has_labels, join, varint
+
+
+@given(st.lists(st.text(max_size=300), max_size=20))
+def test_joined_entries_are_the_messages_bytes(names: list[str]) -> None:
+    containers = [v1.Container(id=name, labels={"name": name}) for name in names]
+    joined = join((bytes(each) for each in containers), 1).content
+    assert v1.ListContainersResponse().parse(joined) == v1.ListContainersResponse(containers=containers)
+    assert joined == bytes(v1.ListContainersResponse(containers=containers))
+
+
+@pytest.mark.parametrize(("number", "encoded"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02")])
+def test_varints(number: int, encoded: bytes) -> None:
+    assert varint(number) == encoded
+
+
+def test_all_labels_of_a_selector_must_be_there() -> None:
+    labels = {"a": "1", "b": "2"}
+    assert has_labels(labels, {})
+    assert has_labels(labels, {"a": "1", "b": "2"})
+    assert not has_labels(labels, {"a": "1", "c": "3"})
+    assert not has_labels(labels, {"a": "2"})
+
+
+def test_every_rpc_has_its_generated_method() -> None:
+    for service in (v1.RuntimeServiceBase(), v1.ImageServiceBase()):
+        for path in service.__mapping__():
+            assert hasattr(service, method_name(path.rsplit("/", 1)[1]))
