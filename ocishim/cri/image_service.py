@@ -9,6 +9,7 @@ from ocishim.api.ocishim import v1 as own
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.lifecycle.image import Registries, load_images, pull_image, remove_image
+from ocishim.lifecycle.usage import DiskUsage, Sample
 
 if TYPE_CHECKING:
     from ocishim.images.registry import Credentials
@@ -22,6 +23,7 @@ class ImageService(v1.ImageServiceBase):
     def __init__(self, node: Node, registries: Registries) -> None:
         self._node = node
         self._registries = registries
+        self._written = DiskUsage(node.layout.containers, node.jobs)
 
     async def list_images(self, list_images_request: v1.ListImagesRequest) -> v1.ListImagesResponse:
         """All images, or the one that the filter names."""
@@ -56,16 +58,20 @@ class ImageService(v1.ImageServiceBase):
         return v1.RemoveImageResponse()
 
     async def image_fs_info(self, image_fs_info_request: v1.ImageFsInfoRequest) -> v1.ImageFsInfoResponse:  # noqa: ARG002
-        """What layers take, as counted when they were unpacked. Containers' own layers: issue 6's samples."""
+        """What layers take, as counted when they were unpacked, and what containers have written."""
         used, inodes = self._node.images.usage()
-        now = time.time_ns()
-        images = v1.FilesystemUsage(
-            timestamp=now,
-            fs_id=v1.FilesystemIdentifier(mountpoint=self._node.layout.images),
-            used_bytes=v1.UInt64Value(value=used),
-            inodes_used=v1.UInt64Value(value=inodes),
-        )
-        return v1.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[images])
+        images = _usage(self._node.layout.images, Sample(used, inodes, time.time_ns()))
+        containers = _usage(self._node.layout.containers, await self._written.sample())
+        return v1.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
+
+
+def _usage(directory: str, sample: Sample) -> v1.FilesystemUsage:
+    return v1.FilesystemUsage(
+        timestamp=sample.at,
+        fs_id=v1.FilesystemIdentifier(mountpoint=directory),
+        used_bytes=v1.UInt64Value(value=sample.used),
+        inodes_used=v1.UInt64Value(value=sample.inodes),
+    )
 
 
 class LoadService(own.ImagesBase):

@@ -9,6 +9,9 @@ from contextlib import suppress
 
 from ocishim.linux import libc
 
+_SECTOR = 512
+"""The unit of st_blocks, whatever the filesystem's own is (stat(2))."""
+
 
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace path by data, so that a reader or a crash sees the old or the new content, never a part.
@@ -123,3 +126,21 @@ def make_directory_beneath(root: str, path: str) -> None:
         os.close(libc.openat2(root_fd, walked, flags, resolve=resolve))
     finally:
         os.close(root_fd)
+
+
+def tree_usage(path: str) -> tuple[int, int]:
+    """Bytes on disk and inodes of a directory tree; what vanishes meanwhile counts as nothing. Blocks."""
+    used, inodes = 0, 0
+    pending = [path]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    with suppress(FileNotFoundError):
+                        used += entry.stat(follow_symlinks=False).st_blocks * _SECTOR
+                        inodes += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            pending.append(entry.path)
+        except FileNotFoundError:
+            continue
+    return used, inodes

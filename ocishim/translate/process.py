@@ -18,10 +18,7 @@ _RTMIN, _RTMAX = 34, 64
 
 def arguments(config: v1.ContainerConfig, image: ImageFacts) -> list[str]:
     """command replaces ENTRYPOINT and drops CMD, args replaces CMD. InvalidArgument for nothing to run."""
-    if config.command:
-        line = [*config.command, *config.args]
-    else:
-        line = [*image.entrypoint, *(config.args or image.cmd)]
+    line = [*config.command, *config.args] if config.command else [*image.entrypoint, *(config.args or image.cmd)]
     if not line or not line[0]:
         raise InvalidArgument("config.command: neither the request nor the image says what to run")
     return line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
@@ -11,8 +13,6 @@ from cri_api.v1 import api_pb2 as pb
 from rpc.node import refusal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rpc.node import Node, Pods
 
 
@@ -71,13 +71,27 @@ def test_a_removed_image_is_gone_at_once_and_its_containers_go_on(node: Node, po
     assert find(node, "stopper").id
 
 
-def test_the_filesystem_has_a_size_and_a_mount_point(node: Node) -> None:
+def test_the_filesystems_have_a_size_and_a_mount_point(node: Node) -> None:
     answer = node.images.ImageFsInfo(pb.ImageFsInfoRequest())
-    for usage in (answer.image_filesystems[0], answer.container_filesystems[0]):
+    images, containers = answer.image_filesystems[0], answer.container_filesystems[0]
+    assert images.used_bytes.value > 1 << 20
+    assert images.inodes_used.value > 100
+    for usage in (images, containers):
         assert usage.timestamp
-        assert usage.used_bytes.value > 1 << 20
-        assert usage.inodes_used.value > 100
+        assert Path(usage.fs_id.mountpoint).is_dir()
         assert usage.fs_id.mountpoint.startswith(str(node.root))
+
+
+def test_what_containers_write_is_counted(node: Node, pods: Pods) -> None:
+    container_id = pods.start(pods.run(), "sh", "-c", "head -c 3000000 /dev/zero > /written; sleep 1000")
+    pods.exec(container_id, "sh", "-c", "while [ $(stat -c %s /written) -lt 3000000 ]; do sleep 0.01; done")
+    deadline = time.monotonic() + 30
+    while True:
+        usage = node.images.ImageFsInfo(pb.ImageFsInfoRequest()).container_filesystems[0]
+        if usage.used_bytes.value >= 3_000_000:
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def test_an_unreachable_registry_is_unavailable_in_kubelets_words(node: Node) -> None:
