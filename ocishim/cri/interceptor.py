@@ -41,6 +41,7 @@ _FREQUENT: Final = frozenset(
     }
 )
 """What kubelet polls: logged at debug level unless it fails."""
+_LONGEST_TEXT: Final = 2000
 
 
 class Service(Protocol):
@@ -107,5 +108,11 @@ def _wrap(
 def _access(rpc: str, about: str, seconds: float, status: Status, message: str) -> None:
     level = logging.DEBUG if status is Status.OK and rpc in _FREQUENT else logging.INFO
     if log.isEnabledFor(level):
-        line = message.replace("\n", " ")
-        log.log(level, "%s %s %.1f ms %s%s", rpc, about, seconds * 1000, status.name, f": {line}" if line else "")
+        line = f": {one_line(message)}" if message else ""
+        log.log(level, "%s %s %.1f ms %s%s", rpc, one_line(about), seconds * 1000, status.name, line)
+
+
+def one_line(text: str) -> str:
+    """Text from outside as part of one log line: nothing in it may begin another, or go on for ever."""
+    cut = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}…"
+    return "".join(character if character.isprintable() else " " for character in cut)

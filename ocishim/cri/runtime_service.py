@@ -11,13 +11,11 @@ from ocishim.api.runtime import v1
 from ocishim.cri import listing
 from ocishim.cri.verbose import container_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
-from ocishim.lifecycle.container import find_container
 from ocishim.lifecycle.container_create import create_container
 from ocishim.lifecycle.container_remove import remove_container
 from ocishim.lifecycle.container_start import start_container
 from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.exec import exec_sync
-from ocishim.lifecycle.sandbox import find_sandbox
 from ocishim.lifecycle.sandbox_run import run_sandbox
 from ocishim.lifecycle.sandbox_stop import remove_sandbox, stop_sandbox
 from ocishim.runtime import conmon
@@ -117,7 +115,7 @@ class RuntimeService(v1.RuntimeServiceBase):
     ) -> v1.PodSandboxStatusResponse:
         """One pod."""
         request = pod_sandbox_status_request
-        sandbox = find_sandbox(self._node, _required("pod_sandbox_id", request.pod_sandbox_id))
+        sandbox = self._node.sandbox(_required("pod_sandbox_id", request.pod_sandbox_id))
         response = v1.PodSandboxStatusResponse(
             status=statuses.sandbox_status(sandbox.metadata, sandbox.status, sandbox.config),
             timestamp=time.time_ns(),
@@ -134,13 +132,13 @@ class RuntimeService(v1.RuntimeServiceBase):
     async def create_container(self, create_container_request: v1.CreateContainerRequest) -> v1.CreateContainerResponse:
         """Make a container."""
         request = create_container_request
-        sandbox = find_sandbox(self._node, _required("pod_sandbox_id", request.pod_sandbox_id))
+        sandbox = self._node.sandbox(_required("pod_sandbox_id", request.pod_sandbox_id))
         return v1.CreateContainerResponse(container_id=await create_container(self._node, sandbox, request.config))
 
     async def start_container(self, start_container_request: v1.StartContainerRequest) -> v1.StartContainerResponse:
         """Start a container."""
         container_id = _required("container_id", start_container_request.container_id)
-        await start_container(self._node, find_container(self._node, container_id))
+        await start_container(self._node, self._node.container(container_id))
         return v1.StartContainerResponse()
 
     async def stop_container(self, stop_container_request: v1.StopContainerRequest) -> v1.StopContainerResponse:
@@ -166,7 +164,7 @@ class RuntimeService(v1.RuntimeServiceBase):
     async def container_status(self, container_status_request: v1.ContainerStatusRequest) -> v1.ContainerStatusResponse:
         """One container."""
         request = container_status_request
-        container = find_container(self._node, _required("container_id", request.container_id))
+        container = self._node.container(_required("container_id", request.container_id))
         response = v1.ContainerStatusResponse(
             status=statuses.container_status(container.metadata, container.status, container.config)
         )
@@ -179,7 +177,7 @@ class RuntimeService(v1.RuntimeServiceBase):
     ) -> v1.ReopenContainerLogResponse:
         """Have conmon open the log path anew."""
         container_id = _required("container_id", reopen_container_log_request.container_id)
-        container = find_container(self._node, container_id)
+        container = self._node.container(container_id)
         if not container.status.is_running:
             raise FailedPrecondition(f"{container.title} is not running: it has no log to reopen")
         await conmon.reopen_log(self._node.layout.container(container.metadata.id).bundle)
@@ -188,7 +186,7 @@ class RuntimeService(v1.RuntimeServiceBase):
     async def exec_sync(self, exec_sync_request: v1.ExecSyncRequest) -> v1.ExecSyncResponse:
         """Run a command in a container."""
         request = exec_sync_request
-        container = find_container(self._node, _required("container_id", request.container_id))
+        container = self._node.container(_required("container_id", request.container_id))
         if request.timeout < 0:
             raise InvalidArgument(f"timeout: {request.timeout} is negative")
         result = await exec_sync(self._node, container, request.cmd, min(request.timeout, _LONGEST))

@@ -6,15 +6,14 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocishim.api.runtime import v1
-from ocishim.errors import NotFound
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
-    from ocishim.lifecycle.node import Node
     from ocishim.linux.proc import ForeignProcess
     from ocishim.model import ContainerMetadata, ContainerStatus
     from ocishim.runtime.exits import Exit
     from ocishim.spec.runtime import Process
+    from ocishim.store.records import Records
 
 
 class ContainerName(NamedTuple):
@@ -31,7 +30,13 @@ class ContainerName(NamedTuple):
 class Container:
     """One container."""
 
-    def __init__(self, metadata: ContainerMetadata, status: ContainerStatus) -> None:
+    def __init__(
+        self,
+        metadata: ContainerMetadata,
+        status: ContainerStatus,
+        records: Records[ContainerMetadata, ContainerStatus],
+    ) -> None:
+        self._records = records
         self.metadata = metadata
         self.config = v1.ContainerConfig().parse(metadata.config)
         self.lock = asyncio.Lock()
@@ -70,9 +75,9 @@ class Container:
         """Where the container is in its life."""
         return self._status
 
-    async def update(self, node: Node, status: ContainerStatus) -> None:
+    async def update(self, status: ContainerStatus) -> None:
         """Change the status, on disk first."""
-        await node.container_records.update(self.id, status)
+        await self._records.update(self.id, status)
         self._adopt(status)
 
     def presume(self, status: ContainerStatus) -> None:
@@ -113,11 +118,3 @@ class Stop:
         if deadline < self.deadline:
             self.deadline = deadline
             self.shortened.set()
-
-
-def find_container(node: Node, container_id: str) -> Container:
-    """The container of that id or beginning of one. Raises NotFound."""
-    found = node.containers.find(container_id)
-    if found is None:
-        raise NotFound(f"no container has the id {container_id!r}")
-    return found

@@ -68,14 +68,14 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
             raise NotFound(f"container {config.metadata.name}: image {config.image.image!r} is not here; pull it first")
         metadata = _metadata(sandbox, config, image)
         node.images.hold(metadata.id, metadata.diff_ids)
-        container = Container(metadata, ContainerStatus())
+        container = Container(metadata, ContainerStatus(), node.container_records)
         try:
             with step("write the record"):
                 await node.container_records.create(container.id, metadata, container.status)
             with step("make the root filesystem and the bundle"):
                 user = await asyncio.to_thread(_make, node, sandbox, container, image)
             with step("record that it is created"):
-                await container.update(node, ContainerStatus(created_at=metadata.created_at, user=user))
+                await container.update(ContainerStatus(created_at=metadata.created_at, user=user))
             node.containers.add(container)
         except BaseException:
             await release_container(node, container)

@@ -35,7 +35,7 @@ async def supervise(node: Node, container: Container) -> None:
     async with container.lock:
         if container.status.has_exited:
             return
-        await _record(node, container, exit_)
+        await _record(container, exit_)
         await _clear_up(node, container)
 
 
@@ -60,7 +60,7 @@ async def _end(node: Node, container: Container) -> Exit | None:
         return exits.read(node.layout.exits, container.id)
 
 
-async def _record(node: Node, container: Container, exit_: Exit | None) -> None:
+async def _record(container: Container, exit_: Exit | None) -> None:
     ooms = await asyncio.to_thread(cgroup.oom_kills, container.metadata.cgroup)
     code = EXIT_CODE_UNKNOWN if exit_ is None else exit_.code
     finished_at = time.time_ns() if exit_ is None else exit_.at
@@ -73,7 +73,7 @@ async def _record(node: Node, container: Container, exit_: Exit | None) -> None:
         }
     )
     try:
-        await container.update(node, status)
+        await container.update(status)
     except OSError as error:
         # The exit file stays until the container is removed: a restart finds the end again.
         log.error("%s: its end cannot be recorded: %s", container.title, error)  # noqa: TRY400

@@ -40,7 +40,7 @@ async def _start(node: Node, container: Container) -> None:
     async with container.lock:
         _must_be_startable(node, container)
         with step("record the intent"):
-            await container.update(node, container.status.model_copy(update={"launched_at": time.time_ns()}))
+            await container.update(container.status.model_copy(update={"launched_at": time.time_ns()}))
         container.exit_report = asyncio.get_running_loop().create_future()
         try:
             process, started_at = await _launch(node, container)
@@ -52,7 +52,7 @@ async def _start(node: Node, container: Container) -> None:
             raise
         status = container.status.model_copy(update={"started_at": started_at, "process": process})
         with step("record the start"):
-            await container.update(node, status)
+            await container.update(status)
         watch(node, container, process)
 
 
@@ -117,7 +117,7 @@ async def _fail(node: Node, container: Container, error: OcishimError | OSError)
         }
     )
     try:
-        await container.update(node, status)
+        await container.update(status)
     except OSError as second:
         log.error("%s: that it failed to start cannot be recorded: %s", container.title, second)  # noqa: TRY400
         container.presume(status)

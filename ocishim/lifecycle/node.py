@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ocishim.errors import NotFound
+
 if TYPE_CHECKING:
     from ocishim.config import Settings
     from ocishim.images.store import ImageStore
@@ -37,6 +39,20 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+
+    def sandbox(self, sandbox_id: str) -> Sandbox:
+        """The pod of that id or beginning of one. Raises NotFound."""
+        found = self.sandboxes.find(sandbox_id)
+        if found is None:
+            raise NotFound(f"no pod sandbox has the id {sandbox_id!r}")
+        return found
+
+    def container(self, container_id: str) -> Container:
+        """The container of that id or beginning of one. Raises NotFound."""
+        found = self.containers.find(container_id)
+        if found is None:
+            raise NotFound(f"no container has the id {container_id!r}")
+        return found
 
     def containers_of(self, sandbox_id: str) -> list[Container]:
         """All containers of a pod."""

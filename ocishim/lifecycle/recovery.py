@@ -54,7 +54,7 @@ async def recover(node: Node) -> None:
 
 
 async def _recover_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxStatus]) -> None:
-    sandbox = Sandbox(loaded.metadata, loaded.status)
+    sandbox = Sandbox(loaded.metadata, loaded.status, node.sandbox_records)
     status, action = reconcile_sandbox(loaded.status, _observe_sandbox(node, loaded), time.time_ns())
     try:
         if action == "undo":
@@ -64,7 +64,7 @@ async def _recover_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxSt
             return
         if status is not loaded.status:
             log.warning("%s has lost its namespaces or its pause process: not ready", sandbox.title)
-            await sandbox.update(node, status)
+            await sandbox.update(status)
     except (OcishimError, OSError) as error:
         log.error("%s: %s", sandbox.title, error)  # noqa: TRY400 - no bug
         sandbox.presume(status.model_copy(update={"stopped_at": status.stopped_at or time.time_ns()}))
@@ -85,7 +85,7 @@ def _observe_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxStatus])
 
 
 async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, ContainerStatus]) -> None:
-    container = Container(loaded.metadata, loaded.status)
+    container = Container(loaded.metadata, loaded.status, node.container_records)
     try:
         observed = await _observe_container(node, container)
         status, action = reconcile_container(loaded.status, observed, time.time_ns())
@@ -94,7 +94,7 @@ async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, Conta
             await release_container(node, container)
             return
         if status is not loaded.status:
-            await container.update(node, status)
+            await container.update(status)
         node.containers.add(container)
         await _act(node, container, action)
     except (OcishimError, OSError) as error:

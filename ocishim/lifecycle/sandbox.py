@@ -6,12 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocishim.api.runtime import v1
-from ocishim.errors import NotFound
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
-    from ocishim.lifecycle.node import Node
     from ocishim.model import SandboxMetadata, SandboxStatus
+    from ocishim.store.records import Records
 
 
 class SandboxName(NamedTuple):
@@ -29,7 +28,13 @@ class SandboxName(NamedTuple):
 class Sandbox:
     """One pod."""
 
-    def __init__(self, metadata: SandboxMetadata, status: SandboxStatus) -> None:
+    def __init__(
+        self,
+        metadata: SandboxMetadata,
+        status: SandboxStatus,
+        records: Records[SandboxMetadata, SandboxStatus],
+    ) -> None:
+        self._records = records
         self.metadata = metadata
         self.config = v1.PodSandboxConfig().parse(metadata.config)
         self.stopping = False
@@ -60,9 +65,9 @@ class Sandbox:
         """Where the pod is in its life."""
         return self._status
 
-    async def update(self, node: Node, status: SandboxStatus) -> None:
+    async def update(self, status: SandboxStatus) -> None:
         """Change the status, on disk first."""
-        await node.sandbox_records.update(self.id, status)
+        await self._records.update(self.id, status)
         self._status = status
         self._entry = None
 
@@ -82,11 +87,3 @@ class Sandbox:
     def is_ready(self) -> bool:
         """Whether containers may be made and started in it."""
         return self._status.is_ready and not self.stopping
-
-
-def find_sandbox(node: Node, sandbox_id: str) -> Sandbox:
-    """The pod of that id or beginning of one. Raises NotFound."""
-    found = node.sandboxes.find(sandbox_id)
-    if found is None:
-        raise NotFound(f"no pod sandbox has the id {sandbox_id!r}")
-    return found

@@ -53,13 +53,14 @@ async def run_sandbox(node: Node, config: v1.PodSandboxConfig, handler: str) -> 
 
 
 async def _run(node: Node, config: v1.PodSandboxConfig, handler: str) -> SandboxId:
-    sandbox = Sandbox(await asyncio.to_thread(_metadata, node, config, handler), SandboxStatus())
+    metadata = await asyncio.to_thread(_metadata, node, config, handler)
+    sandbox = Sandbox(metadata, SandboxStatus(), node.sandbox_records)
     with step("write the record"):
         await node.sandbox_records.create(sandbox.id, sandbox.metadata, sandbox.status)
     try:
         status = await _set_up(node, sandbox)
         with step("record that it is ready"):
-            await sandbox.update(node, status)
+            await sandbox.update(status)
         node.sandboxes.add(sandbox)
     except BaseException:
         await _undo(node, sandbox)

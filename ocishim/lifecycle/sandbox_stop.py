@@ -31,7 +31,7 @@ async def _stop(node: Node, sandbox: Sandbox) -> None:
         await _each(stop_container(node, container, 0) for container in node.containers_of(sandbox.id))
         await release_sandbox(node, sandbox)
         if not sandbox.status.stopped_at:
-            await sandbox.update(node, sandbox.status.model_copy(update={"stopped_at": time.time_ns()}))
+            await sandbox.update(sandbox.status.model_copy(update={"stopped_at": time.time_ns()}))
 
 
 async def remove_sandbox(node: Node, sandbox: Sandbox) -> None:

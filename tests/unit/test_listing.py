@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ocishim.api.runtime import v1
-from ocishim.cri.interceptor import method_name
+from ocishim.cri.interceptor import method_name, one_line
 from ocishim.cri.listing import has_labels, join, varint
 
 
@@ -30,6 +30,12 @@ def test_all_labels_of_a_selector_must_be_there() -> None:
     assert has_labels(labels, {"a": "1", "b": "2"})
     assert not has_labels(labels, {"a": "1", "c": "3"})
     assert not has_labels(labels, {"a": "2"})
+
+
+@given(st.text())
+def test_text_from_outside_stays_one_log_line(text: str) -> None:
+    assert len(one_line(text).splitlines()) <= 1
+    assert len(one_line(text * 500)) <= 2001
 
 
 def test_every_rpc_has_its_generated_method() -> None:

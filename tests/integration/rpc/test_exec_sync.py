@@ -46,7 +46,7 @@ def test_a_timeout_kills_the_command_and_not_the_container(node: Node, pods: Pod
     code, words = refusal(node.runtime.ExecSync, request)
     assert code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert "killed" in words
-    assert 0.9 < time.monotonic() - began < 5
+    assert 0.9 < time.monotonic() - began < 60
     assert pods.status(container).state == pb.CONTAINER_RUNNING
     assert b"sleep 4321" not in pods.exec(container, "ps").stdout
 
@@ -54,7 +54,7 @@ def test_a_timeout_kills_the_command_and_not_the_container(node: Node, pods: Pod
 def test_a_client_that_goes_away_leaves_no_command_behind(node: Node, pods: Pods, container: str) -> None:
     request = pb.ExecSyncRequest(container_id=container, cmd=["sleep", "4322"])
     refusal(node.runtime.ExecSync, request, timeout=0.5)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 15
     while b"sleep 4322" in pods.exec(container, "ps").stdout:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -64,7 +64,7 @@ def test_a_background_child_that_holds_the_pipes_is_not_waited_for(pods: Pods, c
     began = time.monotonic()
     answer = pods.exec(container, "sh", "-c", "sleep 20 & echo done")
     assert (answer.stdout, answer.exit_code) == (b"done\n", 0)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
 
 
 def test_output_is_cut_below_what_kubelet_takes(pods: Pods, container: str) -> None:
