@@ -49,4 +49,10 @@ def status_of(error: BaseException) -> tuple[Status, str]:
             at = at.__cause__
     if not is_expected(error):
         return code, f"internal error: {type(error).__name__}: {error} (a bug; the server's log has more)"
-    return code, str(error)
+    return code, _words(error)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -123,5 +123,5 @@ def _note_failure(task: asyncio.Task[Any]) -> None:
     if task.cancelled():
         return
     error = task.exception()
-    if error is not None and not isinstance(error, OcishimError):
+    if error is not None and not isinstance(error, OcishimError | OSError):
         log.error("%s failed", task.get_name(), exc_info=error)

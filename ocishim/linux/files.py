@@ -28,9 +28,11 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = T
             if durable:
                 os.fsync(file.fileno())
         os.rename(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = path  # a full disk is met by write(2), which knows no name
         raise
     if durable:
         sync_directory(os.path.dirname(path))
