@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 import pytest
@@ -18,7 +18,9 @@ from rpc import leaks
 from rpc.node import Node, Pods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -102,7 +104,7 @@ def test_created_containers_and_pods_survive(own: Node, pods: Pods) -> None:
 def test_a_kill_in_the_middle_of_a_pods_start_is_mended_by_the_retry(own: Node, pods: Pods) -> None:
     config = pods.config()
     for delay in (0.01, 0.03, 0.05, 0.08):
-        threading.Thread(target=_ignoring, args=(pods, config), daemon=True).start()
+        threading.Thread(target=_ignoring, args=(pods.run, config), daemon=True).start()
         time.sleep(delay)
         own.restart(signal.SIGKILL)
     sandbox_id = pods.run(config)
@@ -111,10 +113,61 @@ def test_a_kill_in_the_middle_of_a_pods_start_is_mended_by_the_retry(own: Node, 
     assert pods.output(sandbox_id, "echo", "fine") == "fine"
 
 
-def _ignoring(pods: Pods, config: pb.PodSandboxConfig) -> None:
+STEPS = ("create", "start", "stop", "remove", "stop-pod", "remove-pod")
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_kill_in_the_middle_of_a_containers_life_is_mended_by_the_retry(own: Node, pods: Pods, step: str) -> None:
+    for delay in (0.004, 0.015, 0.03):
+        life = Life(own, pods)
+        for before in STEPS[: STEPS.index(step)]:
+            life.take(before)
+        threading.Thread(target=_ignoring, args=(life.take, step), daemon=True).start()
+        time.sleep(delay)
+        own.restart(signal.SIGKILL)
+        for after in STEPS[STEPS.index(step) :]:
+            life.take(after)
+        assert not own.runtime.ListPodSandbox(pb.ListPodSandboxRequest()).items
+        assert not own.runtime.ListContainers(pb.ListContainersRequest()).containers
+
+
+class Life:
+    """A pod's life in steps that may be repeated, as kubelet does after a lost answer."""
+
+    def __init__(self, node: Node, pods: Pods) -> None:
+        self._node = node
+        self._pods = pods
+        self._pod = pods.run()
+        self._container = ""
+
+    def take(self, step: str) -> None:
+        """Take a step, or find that it was taken."""
+        runtime, named = self._node.runtime, {"container_id": self._container}
+        match step:
+            case "create":
+                self._container = self._pods.create(self._pod, "sleep", "1000", name="c")
+            case "start":
+                # Killed in the middle of it, the container runs, or has failed for good with a reason of its own.
+                if self._pods.status(self._container).state == pb.CONTAINER_CREATED:
+                    runtime.StartContainer(pb.StartContainerRequest(**named))
+                status = self._pods.status(self._container)
+                assert status.state == pb.CONTAINER_RUNNING or status.reason == "StartError"
+            case "stop":
+                runtime.StopContainer(pb.StopContainerRequest(**named, timeout=0))
+                assert self._pods.status(self._container).state == pb.CONTAINER_EXITED
+            case "remove":
+                runtime.RemoveContainer(pb.RemoveContainerRequest(**named))
+            case "stop-pod":
+                runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=self._pod))
+            case "remove-pod":
+                runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=self._pod))
+
+
+def _ignoring(operation: Callable[[T], object], argument: T) -> None:
+    """The answer is lost with the server."""
     try:
-        pods.run(config)
-    except grpc.RpcError:
+        operation(argument)
+    except (grpc.RpcError, ValueError, AssertionError):
         pass
 
 
