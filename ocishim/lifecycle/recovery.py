@@ -15,6 +15,7 @@ from ocishim.errors import AlreadyExists, OcishimError
 from ocishim.lifecycle.container import Container
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.container_start import watch
+from ocishim.lifecycle.pause import watch_pause
 from ocishim.lifecycle.sandbox import Sandbox
 from ocishim.lifecycle.sandbox_release import release_sandbox
 from ocishim.linux import cgroup, files, mount, namespace, proc
@@ -70,6 +71,7 @@ async def _recover_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxSt
         sandbox.presume(status.model_copy(update={"stopped_at": status.stopped_at or time.time_ns()}))
     try:
         node.sandboxes.add(sandbox)
+        watch_pause(node, sandbox)
     except AlreadyExists as error:
         log.error("%s: %s; it is left on disk", sandbox.title, error)  # noqa: TRY400
 

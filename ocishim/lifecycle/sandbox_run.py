@@ -1,4 +1,4 @@
-"""RunPodSandbox: a pod's namespaces, network, files, and a pause process where one is shared."""
+"""RunPodSandbox: a pod's namespaces, network and files, in this order, and nothing left where one fails."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import AlreadyExists, OcishimError
 from ocishim.lifecycle.jobs import step
+from ocishim.lifecycle.pause import start_pause, watch_pause
 from ocishim.lifecycle.sandbox import Sandbox, SandboxName
 from ocishim.lifecycle.sandbox_release import release_sandbox
-from ocishim.linux import cgroup, files, host, mount, namespace, proc
-from ocishim.model import ProcessRef, SandboxId, SandboxMetadata, SandboxStatus
+from ocishim.linux import cgroup, files, host, mount, namespace
+from ocishim.model import SandboxId, SandboxMetadata, SandboxStatus
 from ocishim.network.attachment import PodNetwork, PortMapping
-from ocishim.runtime import conmon
 from ocishim.translate import sandbox as settings
 from ocishim.translate.validate import validate_sandbox
 
@@ -62,6 +62,7 @@ async def _run(node: Node, config: v1.PodSandboxConfig, handler: str) -> Sandbox
         with step("record that it is ready"):
             await sandbox.update(status)
         node.sandboxes.add(sandbox)
+        watch_pause(node, sandbox)
     except BaseException:
         await _undo(node, sandbox)
         raise
@@ -116,7 +117,7 @@ async def _set_up(node: Node, sandbox: Sandbox) -> SandboxStatus:
     pause = None
     if metadata.shared_pid:
         with step("start the pause process"):
-            pause = await _start_pause(node, sandbox)
+            pause = await start_pause(node, sandbox)
     return SandboxStatus(ready_at=time.time_ns(), ips=ips, pause=pause)
 
 
@@ -175,47 +176,6 @@ def _host_resolv_conf() -> bytes:
     except FileNotFoundError:
         pass
     return b""
-
-
-async def _start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
-    metadata = sandbox.metadata
-    paths = node.layout.sandbox(metadata.id)
-    bundle, pidfile = paths.pause, f"{paths.pause}/pidfile"
-    kinds = {kind: f"{paths.namespaces}/{kind}" for kind in metadata.namespaces}
-    spec = settings.pause_spec(
-        rootfs=f"{bundle}/rootfs",
-        pause=node.settings.containers.pause,
-        cgroup=f"{metadata.cgroup_parent}/{metadata.id}",
-        namespaces=kinds,
-    )
-    await asyncio.to_thread(_make_pause_bundle, bundle, spec.to_json())
-    runtime = node.runtimes.choose(metadata.runtime)
-    launch = conmon.Launch(
-        container_id=metadata.id,
-        name=f"pause-{metadata.name}",
-        bundle=bundle,
-        pidfile=pidfile,
-        log_path="",
-        exit_dir=bundle,
-        socket_dir=bundle,
-        tty=False,
-        stdin=False,
-        stdin_once=False,
-    )
-    pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
-    await runtime.start(metadata.id)
-    found = proc.stat(pid)
-    if found is None:
-        raise OcishimError(f"{sandbox.title}: the pause process ended as soon as it was started")
-    return ProcessRef(pid=pid, start=found.start)
-
-
-def _make_pause_bundle(bundle: str, spec: bytes) -> None:
-    # Mount points, since the root itself is read-only.
-    os.makedirs(f"{bundle}/rootfs/proc", 0o755)
-    os.makedirs(f"{bundle}/rootfs/dev", 0o755)
-    os.close(os.open(f"{bundle}/rootfs/pause", os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755))
-    files.write_atomic(f"{bundle}/config.json", spec, durable=False)
 
 
 async def _undo(node: Node, sandbox: Sandbox) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -203,6 +205,20 @@ def test_containers_of_a_pod_may_share_its_processes(pods: Pods) -> None:
     seen = pods.output(sandbox_id, "ps", linux=linux)
     assert "sleep 4321" in seen
     assert "/pause" in seen
+
+
+def test_a_pod_whose_pause_process_dies_is_not_ready_and_can_be_removed(node: Node, pods: Pods) -> None:
+    shared = pb.NamespaceOption(pid=pb.POD)
+    sandbox_id = pods.run(pods.config(linux=security(namespace_options=shared)))
+    linux = pb.LinuxContainerConfig(security_context=pb.LinuxContainerSecurityContext(namespace_options=shared))
+    container_id = pods.start(sandbox_id, "sleep", "1000", linux=linux)
+    request = pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
+    os.kill(json.loads(node.runtime.PodSandboxStatus(request).info["info"])["pid"], signal.SIGKILL)
+    assert pods.wait(container_id).exit_code == 128 + signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while status(node, sandbox_id).state != pb.SANDBOX_NOTREADY:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_containers_have_processes_of_their_own_by_default(pods: Pods) -> None:
