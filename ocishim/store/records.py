@@ -91,9 +91,10 @@ class Records(Generic[M, S]):
         files.remove_tree(directory)
 
     async def read_text(self, record_id: str, name: str) -> str | None:
-        """Another file of the object's, None where there is none."""
+        """Another file of the object's, None where there is none; what is no UTF-8 is left for its parser to refuse."""
+        path = f"{self._directory}/{record_id}/{name}"
         try:
-            async with aiofiles.open(f"{self._directory}/{record_id}/{name}", encoding="utf-8") as file:
+            async with aiofiles.open(path, encoding="utf-8", errors="replace") as file:
                 return await file.read(_LARGEST)
         except FileNotFoundError:
             return None
