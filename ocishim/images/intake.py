@@ -11,8 +11,9 @@ from ocishim.images import hosts, layer
 from ocishim.spec import image as spec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import Coroutine
 
+    from ocishim.images.blobs import Blobs
     from ocishim.images.store import ImageRecord, ImageStore
     from ocishim.spec.image import Descriptor
 
@@ -20,17 +21,15 @@ if TYPE_CHECKING:
 _DEEPEST: Final = 4
 
 
-class Blobs(Protocol):
-    """Where blobs come from: a layout, a registry."""
+class Progress(Protocol):
+    """Told what becomes of layers: `present`, `waiting`, `fetching` (with the bytes that came) or `done`."""
 
-    async def manifest(self, descriptor: Descriptor) -> bytes:
-        """A manifest or index that an index names, checked against its digest."""
+    def __call__(self, blob: spec.Descriptor, state: str, size: int = 0, /) -> None:
+        """Must not block."""
 
-    async def blob(self, descriptor: Descriptor) -> bytes:
-        """A small blob, checked against its digest."""
 
-    def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
-        """A large blob, piece by piece."""
+def no_progress(blob: spec.Descriptor, state: str, size: int = 0, /) -> None:
+    """For who does not look."""
 
 
 async def manifest_of(blobs: Blobs, content: bytes, media_type: str, what: str) -> spec.Manifest:
@@ -61,16 +60,15 @@ async def take_in(
     tag: str | None,
     digest: str | None,
     parallel: int = 3,
+    progress: Progress = no_progress,
 ) -> ImageRecord:
     """Bring the image's layers in and enter it under its names.
 
     Raises InvalidArgument where configuration, manifest and layers contradict each other. Layers that are whole
     stay some minutes for the retry where it failed only to reach the registry.
     """
-    config = spec.parse(
-        spec.ImageConfig, await blobs.blob(manifest.config), f"image configuration {manifest.config.digest}"
-    )
-    diff_ids = config.rootfs.diff_ids
+    raw = await blobs.blob(manifest.config)
+    diff_ids = spec.parse(spec.ImageConfig, raw, f"image configuration {manifest.config.digest}").rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise InvalidArgument(
             f"image {manifest.config.digest} has {len(manifest.layers)} layers and {len(diff_ids)} diff ids"
@@ -83,8 +81,10 @@ async def take_in(
     try:
         slots = asyncio.Semaphore(parallel)
         wanted = dict(zip(diff_ids, manifest.layers, strict=True))
-        await _all([_layer(store, blobs, diff_id, blob, slots) for diff_id, blob in wanted.items()])
-        return await store.commit(manifest.config.digest, config, tag, digest)
+        await _all(
+            [_layer(store, blobs, diff_id, blob, slots=slots, progress=progress) for diff_id, blob in wanted.items()]
+        )
+        return await store.commit(manifest.config.digest, raw, tag, digest)
     except (Unavailable, DeadlineExceeded):
         keep = True
         raise
@@ -92,11 +92,23 @@ async def take_in(
         await store.release(holder, keep=keep)
 
 
-async def _layer(store: ImageStore, blobs: Blobs, diff_id: str, blob: Descriptor, slots: asyncio.Semaphore) -> None:
+async def _layer(
+    store: ImageStore,
+    blobs: Blobs,
+    diff_id: str,
+    blob: Descriptor,
+    *,
+    slots: asyncio.Semaphore,
+    progress: Progress,
+) -> None:
+    progress(blob, "waiting")
     async with slots, store.unpacking(diff_id):
         # Another intake may have brought it while this one waited its turn.
-        if not store.has_layer(diff_id):
-            await layer.unpack(store, blob, diff_id, blobs.chunks(blob))
+        if store.has_layer(diff_id):
+            progress(blob, "present")
+            return
+        await layer.unpack(store, blobs, blob, diff_id, taken=lambda size: progress(blob, "fetching", size))
+        progress(blob, "done")
 
 
 async def _all(layers: list[Coroutine[Any, Any, None]]) -> None:

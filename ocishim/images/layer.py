@@ -9,21 +9,26 @@ import asyncio
 import errno
 import hashlib
 import os
-import queue
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
 
 from ocishim.errors import InvalidArgument, OcishimError, ResourceExhausted
+from ocishim.images.feed import Feed
+from ocishim.images.recipe import Recorder
 from ocishim.images.store import LayerRecord
 from ocishim.linux import files, libc
 from ocishim.linux.namespace import in_fresh_thread
 from ocishim.linux.uncancelled import to_the_end
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
+    from ocishim.images.blobs import Blobs
+    from ocishim.images.limits import Limits
+    from ocishim.images.partial import Partial
     from ocishim.images.store import ImageStore
+    from ocishim.images.whiteouts import Form
     from ocishim.spec.image import Descriptor
 
 _COMPRESSION: Final = {
@@ -34,8 +39,9 @@ _COMPRESSION: Final = {
     "application/vnd.docker.image.rootfs.diff.tar.gzip": "gzip",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "zstd",
 }
-_UNDER_WAY: Final = 4 << 20
-"""Bytes handed over and not yet taken, at the most, a layer."""
+_LOOK_AT_DISK: Final = 32 << 20
+"""Bytes of tar after which the free space is looked at again."""
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _Readable(Protocol):
@@ -52,54 +58,12 @@ def compression(media_type: str) -> str:
     return found
 
 
-class Feed:
-    """Chunks on their way from the event loop to a thread, a bounded number of bytes at a time."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._chunks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._under_way = 0
-        self._room = asyncio.Event()
-        self._room.set()
-        self._abandoned = False
-
-    async def put(self, chunk: bytes) -> None:
-        """Hand a chunk over, once there is room."""
-        await self._room.wait()
-        self._under_way += len(chunk)
-        if self._under_way >= _UNDER_WAY and not self._abandoned:
-            self._room.clear()
-        self._chunks.put(chunk)
-
-    def end(self) -> None:
-        """No more will come."""
-        self._chunks.put(None)
-
-    def get(self) -> bytes:
-        """The next chunk, empty at the end; for the thread."""
-        chunk = self._chunks.get()
-        if chunk is None:
-            self._chunks.put(None)
-            return b""
-        self._loop.call_soon_threadsafe(self._taken, len(chunk))
-        return chunk
-
-    def _taken(self, size: int) -> None:
-        self._under_way -= size
-        if self._under_way < _UNDER_WAY:
-            self._room.set()
-
-    def abandon(self) -> None:
-        """The thread has ended: whoever waits for room need not."""
-        self._abandoned = True
-        self._room.set()
-
-
 class _Compressed:
     """The feed as a file, hashed and counted."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, partial: Partial | None) -> None:
         self._feed = feed
+        self._partial = partial
         self._rest = memoryview(b"")
         self.digest = hashlib.sha256()
         self.size = 0
@@ -107,6 +71,8 @@ class _Compressed:
     def read(self, size: int = -1) -> bytes:
         if not self._rest:
             chunk = self._feed.get()
+            if self._partial is not None:
+                self._partial.take(chunk, self.size)
             self.digest.update(chunk)
             self.size += len(chunk)
             self._rest = memoryview(chunk)
@@ -125,24 +91,42 @@ class _Compressed:
 
 
 class _Tar:
-    """The decompressed stream, hashed. C calls it, so it keeps errors instead of raising them."""
+    """The decompressed stream, hashed and recorded. C calls it, so it keeps errors instead of raising them."""
 
-    def __init__(self, stream: _Readable) -> None:
+    def __init__(self, stream: _Readable, recorder: Recorder, limits: Limits, filesystem: int) -> None:
         self._stream = stream
+        self._recorder = recorder
+        self._limits = limits
+        self._filesystem = filesystem
         self.digest = hashlib.sha256()
+        self.size = 0
         self.error: Exception | None = None
 
     def seekable(self) -> bool:
         return False
 
     def readinto(self, buffer: bytearray) -> int:
+        if self.error is not None:
+            return 0
         try:
             size = self._stream.readinto(buffer) or 0
+            data = memoryview(buffer)[:size]
+            self._recorder.feed(data)
+            self._count(size)
         except Exception as error:  # noqa: BLE001 - raised again by unpack, on the other side of C
             self.error = error
             return 0
-        self.digest.update(memoryview(buffer)[:size])
+        self.digest.update(data)
         return size
+
+    def _count(self, size: int) -> None:
+        before, self.size = self.size, self.size + size
+        if self.size > self._limits.size:
+            raise InvalidArgument(f"the layer unpacks to more than {self._limits.size} bytes")
+        if before // _LOOK_AT_DISK != self.size // _LOOK_AT_DISK or not before:
+            found = os.fstatvfs(self._filesystem)
+            if found.f_bavail * found.f_frsize < self._limits.keep_free:
+                raise ResourceExhausted(f"unpacking it would leave less than {self._limits.keep_free} bytes free")
 
     def drain(self) -> None:
         buffer = bytearray(1 << 18)
@@ -172,77 +156,163 @@ class _Outcome:
     size: int
 
 
-async def unpack(store: ImageStore, blob: Descriptor, diff_id: str, chunks: AsyncGenerator[bytes, None]) -> None:
+def _ignore(size: int) -> None:
+    """For who does not look."""
+
+
+async def unpack(
+    store: ImageStore, blobs: Blobs, blob: Descriptor, diff_id: str, *, taken: Callable[[int], None] = _ignore
+) -> None:
     """Take a layer in: it is in the store when this returns, and nothing of it when this raises.
 
-    Raises InvalidArgument where digest, size, diff id or content are not what they must be.
+    What came of a blob whose source failed is kept apart and used by the next attempt. `taken` is told how many
+    bytes came each time some did. Raises InvalidArgument where digest, size, diff id or content are not what they must
+    be, ResourceExhausted where they do not fit, and what `blobs` raises.
     """
-    kind = compression(blob.media_type)
-    directory = store.incoming(diff_id.removeprefix("sha256:"))
+    arrival = _Arrival(store, blobs, blob, diff_id, taken)
+    partial = await asyncio.to_thread(store.partials.open, blob.digest, blob.size) if blobs.is_remote else None
+    if partial is None:
+        await arrival.unpack(None)
+        return
     try:
-        await to_the_end(asyncio.to_thread(os.makedirs, f"{directory}/fs", 0o755))
-        outcome = await _pump(f"{directory}/fs", kind, chunks)
-        _judge(blob, diff_id, outcome)
-        await store.add_layer(diff_id, directory, outcome.layer)
-    except BaseException as error:
-        await to_the_end(asyncio.to_thread(files.remove_tree, directory))
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceExhausted(f"layer {blob.digest}: {store.root}: {error.strerror}") from error
-        raise
-
-
-async def _pump(directory: str, kind: str, chunks: AsyncGenerator[bytes, None]) -> _Outcome:
-    feed = Feed()
-    worker = asyncio.create_task(in_fresh_thread(lambda: _unpack(directory, kind, feed), "unpack-layer"))
-    worker.add_done_callback(lambda _: feed.abandon())
-    try:
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                if worker.done():
-                    break
-                await feed.put(chunk)
+        try:
+            await arrival.unpack(partial)
+        except InvalidArgument:
+            await asyncio.to_thread(partial.forget)
+            if not partial.kept:
+                raise
+            # What was kept may be what is wrong: a power cut tears it.
+            await arrival.unpack(None)
+        except ResourceExhausted:
+            await asyncio.to_thread(partial.forget)
+            raise
+        else:
+            await to_the_end(asyncio.to_thread(partial.forget))
     finally:
-        feed.end()
-        # The thread ends soon after its feed does; its directory must not go before.
-        await to_the_end(_ended(worker))
-        # Where the chunks failed, the thread's complaint about their end is no news.
-        worker.exception()
-    return worker.result()
+        partial.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A layer that is to come."""
+
+    store: ImageStore
+    blobs: Blobs
+    blob: Descriptor
+    diff_id: str
+    taken: Callable[[int], None]
+
+    async def unpack(self, partial: Partial | None) -> None:
+        """One attempt."""
+        store, blob = self.store, self.blob
+        directory = store.incoming(self.diff_id.removeprefix("sha256:"))
+        work = _Work(directory, compression(blob.media_type), partial, store.limits, store.whiteouts)
+        try:
+            await to_the_end(asyncio.to_thread(os.makedirs, f"{directory}/fs", 0o755))
+            outcome = await self._pump(work)
+            _judge(blob, self.diff_id, outcome)
+            await store.add_layer(self.diff_id, directory, outcome.layer)
+        except BaseException as error:
+            await to_the_end(asyncio.to_thread(files.remove_tree, directory))
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise ResourceExhausted(f"layer {blob.digest}: {store.root}: {error.strerror}") from error
+            raise
+
+    async def _pump(self, work: _Work) -> _Outcome:
+        feed = Feed()
+        worker = asyncio.create_task(in_fresh_thread(lambda: _unpack(work, feed), "unpack-layer"))
+        worker.add_done_callback(lambda _: feed.abandon())
+        try:
+            async with aclosing(self._chunks(work.partial)) as chunks:
+                async for chunk in chunks:
+                    if worker.done():
+                        break
+                    await feed.put(chunk)
+                    self.taken(len(chunk))
+        finally:
+            feed.end()
+            # The thread ends soon after its feed does; its directory must not go before.
+            await to_the_end(_ended(worker))
+            # Where the chunks failed, the thread's complaint about their end is no news.
+            worker.exception()
+        return worker.result()
+
+    async def _chunks(self, partial: Partial | None) -> AsyncGenerator[bytes, None]:
+        begin = 0
+        if partial is not None and partial.kept:
+            async with aclosing(partial.chunks()) as kept:
+                async for chunk in kept:
+                    begin += len(chunk)
+                    yield chunk
+        if begin < self.blob.size or not begin:
+            async with aclosing(self.blobs.chunks(self.blob, begin)) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one attempt's thread needs to know."""
+
+    directory: str
+    kind: str
+    partial: Partial | None
+    limits: Limits
+    form: Form
 
 
 async def _ended(worker: asyncio.Task[_Outcome]) -> None:
     await asyncio.wait([worker])
 
 
-def _unpack(directory: str, kind: str, feed: Feed) -> _Outcome:
+def _unpack(work: _Work, feed: Feed) -> _Outcome:
     from ocishim.images.extract import extract_layer  # noqa: PLC0415 - brings libarchive
 
-    os.chmod(directory, 0o755)  # noqa: S103 - the container's own root directory
+    root = f"{work.directory}/fs"
+    os.chmod(root, 0o755)  # noqa: S103 - the container's own root directory
     # Opened before the thread's root changes.
-    filesystem = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    beside = os.open(work.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        compressed = _Compressed(feed)
-        tar = _Tar(_decompressed(kind, compressed))
-        try:
-            extracted = extract_layer(tar, directory)
-        except OcishimError:
+        with open(f"{work.directory}/recipe.zst", "wb") as file:
+            recorder = Recorder(file)
+            compressed = _Compressed(feed, work.partial)
+            tar = _Tar(_decompressed(work.kind, compressed), recorder, work.limits, beside)
+            try:
+                extracted = extract_layer(tar, root, recorder, form=work.form, limits=work.limits, beside=beside)
+            except OcishimError:
+                if tar.error is None:
+                    raise
+                extracted = None
             if tar.error is None:
-                raise
-            extracted = None
-        if tar.error is None:
-            tar.drain()
-            compressed.drain()
-        if tar.error is not None or extracted is None:
-            raise InvalidArgument(f"the layer's {kind} stream is corrupt or cut off: {tar.error}") from tar.error
-        libc.syncfs(filesystem)
+                tar.drain()
+                compressed.drain()
+            if tar.error is not None or extracted is None:
+                raise _stream_failure(work.kind, tar.error)
+            recorder.finish()
+        libc.syncfs(beside)
     finally:
-        os.close(filesystem)
+        os.close(beside)
     return _Outcome(
-        LayerRecord(size=extracted.size, inodes=extracted.inodes),
+        LayerRecord(
+            size=extracted.size,
+            inodes=extracted.inodes,
+            tar_size=tar.size,
+            whiteouts=work.form,
+            replaced=tuple(os.fsencode(path).hex() for path in extracted.replaced),
+            exact=extracted.exact,
+        ),
         f"sha256:{compressed.digest.hexdigest()}",
         f"sha256:{tar.digest.hexdigest()}",
         compressed.size,
     )
+
+
+def _stream_failure(kind: str, error: Exception | None) -> Exception:
+    if isinstance(error, OcishimError) or (isinstance(error, OSError) and error.errno in _FULL):
+        return error
+    failure = InvalidArgument(f"the layer's {kind} stream is corrupt or cut off: {error}")
+    failure.__cause__ = error
+    return failure
 
 
 def _judge(blob: Descriptor, diff_id: str, outcome: _Outcome) -> None:

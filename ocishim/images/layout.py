@@ -1,4 +1,4 @@
-"""Images from an OCI image layout: a directory, or a tar of one (image-spec, image-layout.md)."""
+"""Images from an OCI image layout: a directory, or a tar of one (image-spec, image-layout.md); or a docker-archive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, NotFound, ResourceExhausted
-from ocishim.images.intake import manifest_of, take_in
+from ocishim.images import docker_archive
+from ocishim.images.intake import Progress, manifest_of, no_progress, take_in
 from ocishim.linux import files
 from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import image as spec
@@ -31,17 +32,23 @@ _NAMES: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name"
 class Layout:
     """Blobs and index of a layout directory; every name is resolved below it."""
 
+    is_remote = False
+
     def __init__(self, directory: str) -> None:
-        self._directory = directory
+        self.directory = directory
+
+    async def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return await asyncio.to_thread(os.path.isfile, f"{self.directory}/{name}")
 
     async def document(self, name: str) -> bytes:
         """A small file. Raises InvalidArgument where it is missing or too large."""
         try:
-            content = await asyncio.to_thread(files.read_beneath, self._directory, name, limit=spec.LARGEST_MANIFEST)
+            content = await asyncio.to_thread(files.read_beneath, self.directory, name, limit=spec.LARGEST_MANIFEST)
         except OSError as error:
-            raise InvalidArgument(f"{self._directory}: {error}") from error
+            raise InvalidArgument(f"{self.directory}: {error}") from error
         if content is None:
-            raise InvalidArgument(f"{self._directory} is no OCI image layout: it has no {name}")
+            raise InvalidArgument(f"{self.directory} is no OCI image layout: it has no {name}")
         return content
 
     async def manifest(self, descriptor: Descriptor) -> bytes:
@@ -54,12 +61,13 @@ class Layout:
         spec.check_digest(content, descriptor)
         return content
 
-    async def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, descriptor: Descriptor, begin: int = 0) -> AsyncGenerator[bytes, None]:
         """A large blob, piece by piece; whoever takes them checks the digest."""
-        fd = await asyncio.to_thread(files.open_beneath, self._directory, _blob_path(descriptor))
+        fd = await asyncio.to_thread(files.open_beneath, self.directory, _blob_path(descriptor))
         if fd is None:
-            raise InvalidArgument(f"{self._directory} has no blob {descriptor.digest}")
+            raise InvalidArgument(f"{self.directory} has no blob {descriptor.digest}")
         with open(fd, "rb", buffering=0) as file:  # noqa: ASYNC230 - open already; reads are a thread's
+            file.seek(begin)
             while chunk := await asyncio.to_thread(file.read, _CHUNK):
                 yield chunk
 
@@ -68,24 +76,52 @@ def _blob_path(descriptor: Descriptor) -> str:
     return "blobs/" + descriptor.digest.replace(":", "/")
 
 
-async def load(store: ImageStore, path: str, name: str | None) -> list[ImageRecord]:
+async def load(store: ImageStore, path: str, name: str | None, progress: Progress = no_progress) -> list[ImageRecord]:
     """Take in every image of the layout; `name` is for one for which the layout has none.
 
     Raises NotFound where there is nothing at path, InvalidArgument for what is no layout.
     """
     async with _directory(store, path) as directory:
         layout = Layout(directory)
-        index = spec.parse(spec.Index, await layout.document("index.json"), f"{path}: index.json")
-        records = []
-        # Attestations and other artifacts lie beside images.
-        entries = [entry for entry in index.manifests if entry.media_type in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES)]
-        for entry in entries:
-            wanted = _name(entry, name, path)
-            content = await layout.blob(entry)
-            manifest = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
-            records.append(await take_in(store, layout, manifest, tag=wanted.tagged, digest=_digested(wanted, entry)))
+        if not await layout.has("index.json") and await layout.has("manifest.json"):
+            records = await _load_archive(store, layout, path, name, progress)
+        else:
+            records = await _load_layout(store, layout, path, name, progress)
     if not records:
-        raise InvalidArgument(f"{path}: index.json names no image")
+        raise InvalidArgument(f"{path} names no image")
+    return records
+
+
+async def _load_layout(
+    store: ImageStore, layout: Layout, path: str, name: str | None, progress: Progress
+) -> list[ImageRecord]:
+    index = spec.parse(spec.Index, await layout.document("index.json"), f"{path}: index.json")
+    records = []
+    # Attestations and other artifacts lie beside images.
+    entries = [entry for entry in index.manifests if entry.media_type in (*spec.INDEX_TYPES, *spec.MANIFEST_TYPES)]
+    for entry in entries:
+        wanted = _name(entry, name, path)
+        content = await layout.blob(entry)
+        manifest = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
+        digest = f"{wanted.name}@{entry.digest}"
+        records.append(await take_in(store, layout, manifest, tag=wanted.tagged, digest=digest, progress=progress))
+    return records
+
+
+async def _load_archive(
+    store: ImageStore, layout: Layout, path: str, name: str | None, progress: Progress
+) -> list[ImageRecord]:
+    records = []
+    for image in docker_archive.images(await layout.document("manifest.json"), path):
+        tags = image.tags or ([name] if name else [])
+        if not tags:
+            raise InvalidArgument(f"{path}: the archive has no name for {image.config}; give one with --reference")
+        archive = docker_archive.DockerArchive(layout.directory, image)
+        manifest = await archive.manifest_of()
+        for tag in tags:
+            tagged = reference.parse(tag).tagged
+            record = await take_in(store, archive, manifest, tag=tagged, digest=None, progress=progress)
+        records.append(record)
     return records
 
 
@@ -94,10 +130,6 @@ def _name(entry: Descriptor, name: str | None, path: str) -> reference.Reference
     if not given:
         raise InvalidArgument(f"{path}: the layout has no name for {entry.digest}; give one with --reference")
     return reference.parse(given)
-
-
-def _digested(wanted: reference.Reference, entry: Descriptor) -> str:
-    return f"{wanted.name}@{entry.digest}"
 
 
 @asynccontextmanager

@@ -108,6 +108,8 @@ class Registry:
 class Repository:
     """One repository at one endpoint, with the credentials of one pull."""
 
+    is_remote = True
+
     def __init__(
         self,
         transport: Transport,
@@ -171,12 +173,12 @@ class Repository:
         spec.check_digest(content, descriptor)
         return content
 
-    async def chunks(self, descriptor: Descriptor) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, descriptor: Descriptor, begin: int = 0) -> AsyncGenerator[bytes, None]:
         """A blob of exactly the descriptor's size, as it comes; a broken connection goes on where it broke.
 
         Who takes the chunks checks the digest. Raises as `resolve` does.
         """
-        taken = failures = breaks = 0
+        taken, failures, breaks = begin, 0, 0
         while True:
             try:
                 async with aclosing(self._rest(descriptor, taken)) as rest:

@@ -1,8 +1,10 @@
 """The image store: a record an image, a directory a layer, and who holds which layer.
 
 ROOT/records/HEX.json     an image, HEX of its config digest
-ROOT/layers/HEX/          a layer, HEX of its diff id: fs/ and layer.json
+ROOT/configs/HEX          its configuration, byte for byte
+ROOT/layers/HEX/          a layer, HEX of its diff id: fs/, layer.json, recipe.zst (see recipe.py), replaced/
 ROOT/incoming/            layers being unpacked; emptied at start
+ROOT/partial/HEX          the beginning of a blob, HEX of its digest (see partial.py)
 """
 
 from __future__ import annotations
@@ -12,15 +14,19 @@ import logging
 import os
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ocishim.errors import OcishimError
+from ocishim.images import whiteouts
+from ocishim.images.limits import Limits
+from ocishim.images.partial import Partials
 from ocishim.linux import files
 from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import reference
-from ocishim.spec.image import ImageConfig  # noqa: TC001 - pydantic reads it
+from ocishim.spec.image import ImageConfig, parse
+from ocishim.spec.reference import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
@@ -41,7 +47,7 @@ class ImageRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: int = 1
+    version: Literal[2] = 2
     id: str
     """The configuration's digest."""
     tags: tuple[str, ...]
@@ -63,9 +69,17 @@ class LayerRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: int = 1
+    version: Literal[2] = 2
     size: int
     inodes: int
+    tar_size: int
+    """Bytes of the tar that it was."""
+    whiteouts: whiteouts.Form
+    """How it hides names of lower layers."""
+    replaced: tuple[str, ...] = ()
+    """Files that a later entry of the same tar took the place of, as hex of their names; kept in replaced/."""
+    exact: bool = True
+    """Whether its tar can be made again."""
 
 
 class _Turn:
@@ -77,9 +91,13 @@ class _Turn:
 class ImageStore:
     """All images and layers below one directory. Everything it says comes from memory."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, limits: Limits | None = None, search: Sequence[str] = (DEFAULT_DOMAIN,)) -> None:
         self.root = root
+        self.limits = limits or Limits()
         self.set_aside: list[str] = []
+        self.partials = Partials(f"{root}/partial")
+        self.whiteouts: whiteouts.Form = "overlay"
+        self._search = search
         self._images: dict[str, ImageRecord] = {}
         self._names: dict[str, str] = {}
         self._layers: dict[str, LayerRecord] = {}
@@ -93,10 +111,12 @@ class ImageStore:
         await asyncio.to_thread(self._open)
 
     def _open(self) -> None:
-        for name in ("records", "layers", "incoming", "set-aside", "empty"):
+        for name in ("records", "configs", "layers", "incoming", "partial", "set-aside", "empty"):
             os.makedirs(f"{self.root}/{name}", mode=0o700, exist_ok=True)
         for name in os.listdir(f"{self.root}/incoming"):
             files.remove_tree(f"{self.root}/incoming/{name}")
+        self.partials.clear()
+        self.whiteouts = whiteouts.form_for(f"{self.root}/incoming")
         for name in sorted(os.listdir(f"{self.root}/layers")):
             layer = self._read(f"layers/{name}", f"layers/{name}/layer.json", LayerRecord)
             if layer is not None:
@@ -105,11 +125,20 @@ class ImageStore:
             image = self._read(f"records/{name}", f"records/{name}", ImageRecord)
             if image is not None and name == f"{_hex(image.id)}.json":
                 self._remember(image)
+        self._judge_images()
+
+    def _judge_images(self) -> None:
+        """An image of which something is missing is none; a configuration without an image is a crash's."""
+        configs = set(os.listdir(f"{self.root}/configs"))
         for image in list(self._images.values()):
-            missing = [diff_id for diff_id in image.diff_ids if diff_id not in self._layers]
+            missing = [f"layer {diff_id}" for diff_id in image.diff_ids if diff_id not in self._layers]
+            if _hex(image.id) not in configs:
+                missing.append("configuration")
             if missing:
-                self._put_aside(f"records/{_hex(image.id)}.json", f"its layer {missing[0]} is not there")
+                self._put_aside(f"records/{_hex(image.id)}.json", f"its {missing[0]} is not there")
                 self._forget(image)
+        for name in configs - {_hex(image_id) for image_id in self._images}:
+            files.unlink(f"{self.root}/configs/{name}")
 
     def _read(self, thing: str, path: str, model: type[T]) -> T | None:
         try:
@@ -135,10 +164,10 @@ class ImageStore:
         if exact := self._images.get(f"sha256:{bare}"):
             return exact
         try:
-            wanted = reference.parse(name)
+            candidates = reference.candidates(name, self._search)
         except OcishimError:
-            wanted = None
-        if wanted is not None:
+            candidates = []
+        for wanted in candidates:
             # A digest says more than the tag beside it.
             key = wanted.digested or wanted.tagged or ""
             if key in self._names:
@@ -149,14 +178,15 @@ class ImageStore:
                 return matches[0]
         return None
 
-    async def commit(self, image_id: str, config: ImageConfig, tag: str | None, digest: str | None) -> ImageRecord:
-        """Enter an image whose layers are all in place, or give one more names.
+    async def commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+        """Enter an image whose layers are all in place, by its configuration, or give one more names.
 
         A tag that another image had leaves that one; the image stays, perhaps with no tag.
         """
-        return await to_the_end(self._commit(image_id, config, tag, digest))
+        return await to_the_end(self._commit(image_id, raw, tag, digest))
 
-    async def _commit(self, image_id: str, config: ImageConfig, tag: str | None, digest: str | None) -> ImageRecord:
+    async def _commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+        config = parse(ImageConfig, raw, f"image configuration {image_id}")
         async with self._lock:
             present = self._images.get(image_id)
             diff_ids = frozenset(config.rootfs.diff_ids)
@@ -169,10 +199,16 @@ class ImageStore:
                 robbed = robbed.model_copy(update={"tags": tuple(each for each in robbed.tags if each != tag)})
                 await asyncio.to_thread(self._write, robbed)
                 self._remember(robbed)
+            if present is None:
+                await asyncio.to_thread(files.write_atomic, self.config_path(image_id), raw)
             await asyncio.to_thread(self._write, record)
             self._remember(record)
             self._retried(diff_ids)
             return record
+
+    def config_path(self, image_id: str) -> str:
+        """Where an image's configuration is, byte for byte."""
+        return f"{self.root}/configs/{_hex(image_id)}"
 
     def _write(self, record: ImageRecord) -> None:
         path = f"{self.root}/records/{_hex(record.id)}.json"
@@ -203,6 +239,7 @@ class ImageStore:
                 return
             self._forget(record)
             await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
+            await asyncio.to_thread(files.unlink, self.config_path(record.id))
             await self._drop_unused(record.diff_ids)
 
     @asynccontextmanager
@@ -290,11 +327,19 @@ class ImageStore:
         os.rename(directory, f"{self.root}/layers/{name}")
         files.sync_directory(f"{self.root}/layers")
 
+    def layer(self, diff_id: str) -> LayerRecord:
+        """What is known of a layer that is here."""
+        return self._layers[diff_id]
+
+    def layer_directory(self, diff_id: str) -> str:
+        """Where a layer and what belongs to it are."""
+        return f"{self.root}/layers/{_hex(diff_id)}"
+
     def layer_paths(self, diff_ids: Sequence[str]) -> list[str]:
         """Directories of the layers, in the order given; an empty one for an image without layers."""
         if not diff_ids:
             return [f"{self.root}/empty"]
-        return [f"{self.root}/layers/{_hex(diff_id)}/fs" for diff_id in diff_ids]
+        return [f"{self.layer_directory(diff_id)}/fs" for diff_id in diff_ids]
 
     def usage(self) -> tuple[int, int]:
         """Bytes and inodes of all layers, as counted when they were unpacked."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DEFAULT_DOMAIN: Final = "docker.io"
 DEFAULT_TAG: Final = "latest"
@@ -77,12 +80,30 @@ def parse(text: str) -> Reference:
     return Reference(domain, path, tag or None, digest or None)
 
 
+def candidates(text: str, search: Sequence[str]) -> list[Reference]:
+    """What a name may stand for: itself, or for a short name one of each registry (or HOST/PATH) of the search list.
+
+    Raises InvalidArgument for what is no reference, and for a short name where the list is empty.
+    """
+    if _names_registry(text.partition("@")[0]):
+        return [parse(text)]
+    if not search:
+        raise InvalidArgument(
+            f"image reference {text!r} names no registry and images.short_names lists none: write HOST/{text}"
+        )
+    return [parse(f"{registry}/{text}") for registry in search]
+
+
+def _names_registry(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    return bool(slash) and (any(mark in first for mark in ".:[") or first == "localhost" or first != first.lower())
+
+
 def _split_domain(name: str) -> tuple[str, str]:
-    first, slash, rest = name.partition("/")
-    if not slash or not (any(mark in first for mark in ".:[") or first == "localhost" or first != first.lower()):
+    if not _names_registry(name):
         domain, path = DEFAULT_DOMAIN, name
     else:
-        domain, path = first, rest
+        domain, _, path = name.partition("/")
     if domain == _LEGACY_DOMAIN:
         domain = DEFAULT_DOMAIN
     if domain == DEFAULT_DOMAIN and "/" not in path:
