@@ -17,6 +17,7 @@ DEFAULT_FILE = Path("/etc/ocishim/config.toml")
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
+OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -46,11 +47,23 @@ class ImageSettings(Section):
     """The image store and its registries."""
 
     certs_dir: AbsolutePath = "/etc/ocishim/certs.d"
-    """Registry hosts, as HOST/hosts.toml."""
+    """Registry hosts, as HOST/hosts.toml in containerd's form."""
+    auth_file: OptionalPath = ""
+    """Credentials of registries in the form of docker's config.json, for pulls whose request brings none."""
+    short_names: list[Annotated[str, Field(pattern=r"^[^\s/@]+(/[^\s@]+)*$")]] = ["docker.io"]
+    """Registries (HOST or HOST/PATH) in which a name such as `busybox` is looked for, in this order."""
+    policy: OptionalPath = ""
+    """Which images may be pulled, in the form of containers-policy.json; empty: all."""
+    pinned: list[str] = []
+    """Images that are never removed by RemoveImage: names as they are pulled, in which * stands for anything."""
     parallel_layers: Annotated[int, Field(ge=1, le=64)] = 3
     """Layers fetched and unpacked at a time by one pull."""
     pull_progress_timeout: Seconds = 60.0
     """Seconds without a byte after which a pull is given up."""
+    largest_layer: Annotated[int, Field(ge=1 << 20)] = 1 << 38
+    """Bytes that one layer may unpack to."""
+    keep_free: Annotated[int, Field(ge=0)] = 128 << 20
+    """Bytes of the store's filesystem that unpacking leaves free."""
 
 
 class StreamingSettings(Section):

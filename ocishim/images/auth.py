@@ -20,6 +20,7 @@ from ocishim.errors import InvalidArgument, Unauthenticated
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ocishim.images.hosts import Endpoint
     from ocishim.protocol.challenge import Challenge
 
 _SHORTEST_LIFE: Final = 60.0
@@ -41,6 +42,8 @@ class Credentials:
     """An OAuth2 refresh token."""
     registry_token: str = field(default="", repr=False)
     """A bearer token for the registry itself."""
+    server: str = ""
+    """The only host they are for; empty: the image's own registry."""
 
     def login(self) -> tuple[str, str] | None:
         """Username and password. Raises InvalidArgument where `auth` is not what it must be."""
@@ -68,8 +71,10 @@ class _Answer(BaseModel):
 class Ask(Protocol):
     """Sends a request to a token server and returns its answer's body."""
 
-    async def __call__(self, realm: str, query: Mapping[str, str], *, basic: str | None, form: bool) -> bytes:
-        """GET with the query, or POST it as a form."""
+    async def __call__(
+        self, realm: str, query: Mapping[str, str], *, basic: str | None, form: bool, via: Endpoint
+    ) -> bytes:
+        """GET with the query, or POST it as a form, on behalf of an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,15 @@ class Authorizer:
         self._asking: dict[tuple[object, ...], asyncio.Task[str]] = {}
 
     async def header(
-        self, challenges: list[Challenge], credentials: Credentials | None, scope: str, *, stale: str | None
+        self,
+        challenges: list[Challenge],
+        credentials: Credentials | None,
+        scope: str,
+        *,
+        stale: str | None,
+        via: Endpoint,
     ) -> str:
-        """The Authorization that answers the challenges; never `stale`, the one that was just refused.
+        """The Authorization that answers an endpoint's challenges; never `stale`, the one that was just refused.
 
         Raises Unauthenticated where there is none.
         """
@@ -98,7 +109,7 @@ class Authorizer:
             return _unless(stale, f"Bearer {credentials.registry_token}")
         bearer = by_scheme.get("bearer")
         if bearer is not None and bearer.parameters.get("realm"):
-            return await self._bearer(bearer, credentials, scope, stale)
+            return await self._bearer(bearer, credentials, scope, stale=stale, via=via)
         login = credentials.login() if credentials else None
         if "basic" in by_scheme and login is not None:
             return _unless(stale, _basic(login))
@@ -107,7 +118,9 @@ class Authorizer:
         offered = ", ".join(sorted(by_scheme)) or "nothing"
         raise Unauthenticated(f"the registry offers {offered} to log in with; this server knows Basic and Bearer")
 
-    async def _bearer(self, wanted: Challenge, credentials: Credentials | None, scope: str, stale: str | None) -> str:
+    async def _bearer(
+        self, wanted: Challenge, credentials: Credentials | None, scope: str, *, stale: str | None, via: Endpoint
+    ) -> str:
         scope = wanted.parameters.get("scope") or scope
         realm, service = wanted.parameters["realm"], wanted.parameters.get("service", "")
         key = (realm, service, scope, credentials)
@@ -117,7 +130,8 @@ class Authorizer:
         task = self._asking.get(key)
         if task is None:
             # The layers of an image are fetched side by side: one of them asks, the others wait for its token.
-            task = asyncio.create_task(self._fetch(key, realm, service, scope, credentials))
+            query = {"scope": scope} | ({"service": service} if service else {})
+            task = asyncio.create_task(self._fetch(key, realm, query, credentials, via))
             self._asking[key] = task
             task.add_done_callback(lambda done: self._asked(key, done))
         return await asyncio.shield(task)
@@ -128,19 +142,17 @@ class Authorizer:
             task.exception()
 
     async def _fetch(
-        self, key: tuple[object, ...], realm: str, service: str, scope: str, credentials: Credentials | None
+        self, key: tuple[object, ...], realm: str, query: dict[str, str], credentials: Credentials | None, via: Endpoint
     ) -> str:
-        query = {"scope": scope}
-        if service:
-            query["service"] = service
         if credentials is not None and credentials.identity_token:
             query |= {"grant_type": "refresh_token", "refresh_token": credentials.identity_token, "client_id": _CLIENT}
-            body = await self._ask(realm, query, basic=None, form=True)
+            body = await self._ask(realm, query, basic=None, form=True, via=via)
         else:
             login = credentials.login() if credentials else None
             if login:
                 query["account"] = login[0]
-            body = await self._ask(realm, query, basic=_basic(login) if login else None, form=False)
+            basic = _basic(login) if login else None
+            body = await self._ask(realm, query, basic=basic, form=False, via=via)
         token = _read(body, realm)
         self._forget_expired()
         self._tokens[key] = token

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ocishim.images.intake import manifest_of, take_in
+from ocishim.errors import NotFound, PermissionDenied, Unauthenticated
+from ocishim.images.intake import Progress, manifest_of, no_progress, take_in
 from ocishim.images.registry import Patience, Registry
 from ocishim.spec import reference
 
 if TYPE_CHECKING:
     from ocishim.config import ImageSettings
+    from ocishim.errors import OcishimError
     from ocishim.images.registry import Credentials
     from ocishim.images.store import ImageRecord, ImageStore
+    from ocishim.spec.reference import Reference
 
 
 class Puller:
@@ -20,25 +23,45 @@ class Puller:
     def __init__(self, store: ImageStore, settings: ImageSettings, patience: Patience | None = None) -> None:
         self._store = store
         self._settings = settings
-        self._registry = Registry(progress_timeout=settings.pull_progress_timeout, patience=patience)
+        self._registry = Registry(
+            progress_timeout=settings.pull_progress_timeout,
+            certs_dir=settings.certs_dir,
+            auth_file=settings.auth_file,
+            patience=patience,
+        )
 
-    async def pull(self, name: str, credentials: Credentials | None) -> ImageRecord:
+    async def pull(self, name: str, credentials: Credentials | None, progress: Progress = no_progress) -> ImageRecord:
         """Fetch an image and enter it under its tag and digest; under its digest only if that is how it was named.
 
-        Raises NotFound, Unauthenticated, PermissionDenied, Unavailable (its message begins with RegistryUnavailable),
-        DeadlineExceeded where nothing comes, ResourceExhausted where the disk is full, and InvalidArgument for
-        content that is not what its name or its manifest says.
+        A short name is looked for in the registries that the settings list, one after the other. Raises NotFound,
+        Unauthenticated, PermissionDenied, Unavailable (its message begins with RegistryUnavailable), DeadlineExceeded
+        where nothing comes, ResourceExhausted where the disk is full, FailedPrecondition where this host's settings
+        are no use, and InvalidArgument for content that is not what its name or its manifest says.
         """
-        wanted = reference.parse(name)
-        repository, document = await self._registry.resolve(wanted, credentials)
-        manifest = await manifest_of(repository, document.content, document.media_type, f"image {wanted}")
+        refusals: list[OcishimError] = []
+        for wanted in reference.candidates(name, self._settings.short_names):
+            try:
+                return await self._pull(wanted, credentials, progress)
+            except (NotFound, Unauthenticated, PermissionDenied) as error:
+                # Registries answer all three for what they do not have. One that cannot be reached ends the search:
+                # who can take a registry down must not choose which image is run.
+                refusals.append(error)
+        if len(refusals) == 1:
+            raise refusals[0]
+        raise NotFound(f"{name} is in none of the registries of images.short_names: {'; '.join(map(str, refusals))}")
+
+    async def _pull(self, wanted: Reference, credentials: Credentials | None, progress: Progress) -> ImageRecord:
+        source = await self._registry.source(wanted, credentials)
+        document = await source.resolve()
+        manifest = await manifest_of(source, document.content, document.media_type, f"image {wanted}")
         return await take_in(
             self._store,
-            repository,
+            source,
             manifest,
             tag=None if wanted.digest else wanted.tagged,
             digest=f"{wanted.name}@{document.digest}",
             parallel=self._settings.parallel_layers,
+            progress=progress,
         )
 
     async def close(self) -> None:

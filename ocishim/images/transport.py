@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from ocishim import __version__
@@ -21,6 +22,8 @@ from ocishim.images import hosts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+
+    from ocishim.images.hosts import Endpoint
 
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS: Final = 5
@@ -51,7 +54,6 @@ class Transport:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers={"User-Agent": f"ocishim/{__version__}"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # What is hashed is what was sent.
                 auto_decompress=False,
@@ -68,29 +70,32 @@ class Transport:
 
     @asynccontextmanager
     async def get(
-        self, url: str, headers: Mapping[str, str], authorization: str | None
+        self, url: str, headers: Mapping[str, str], authorization: str | None, via: Endpoint
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET, redirects followed; the answer has any other status. Raises Transient, Unavailable, DeadlineExceeded."""
-        target = check_url(URL(url, encoded=True), None)
+        """GET, redirects followed; the answer has any other status. Raises Transient, Unavailable, DeadlineExceeded.
+
+        `via` is the endpoint on whose behalf it is: how it is to be spoken to, and whom it may send us to.
+        """
+        target = check_url(URL(url, encoded=True), None, via)
         for _ in range(_MOST_REDIRECTS + 1):
-            async with self._once("GET", target, headers, authorization, None) as response:
+            async with self._once("GET", target, headers, authorization, via) as response:
                 location = response.headers.get("Location") if response.status in _REDIRECTS else None
                 if location is None:
                     yield response
                     return
-            following = check_url(_join(target, location), target)
+            following = check_url(_join(target, location), target, via)
             if following.origin() != target.origin():
                 authorization = None
             target = following
         raise Unavailable(f"RegistryUnavailable: {_shown(url)}: more than {_MOST_REDIRECTS} redirects")
 
-    async def ask(self, realm: str, query: Mapping[str, str], *, basic: str | None, form: bool) -> bytes:
+    async def ask(self, realm: str, query: Mapping[str, str], *, basic: str | None, form: bool, via: Endpoint) -> bytes:
         """Ask a token server, by GET or with a form. Raises Unauthenticated where it refuses."""
-        target = check_url(URL(realm), None)
+        target = check_url(URL(realm), None, via)
         if form:
-            async with self._once("POST", target, {}, None, query) as response:
+            async with self._once("POST", target, {}, None, via, form=query) as response:
                 return await self._token(response, realm)
-        async with self.get(str(target.update_query(query)), {}, basic) as response:
+        async with self.get(str(target.update_query(query)), {}, basic, via) as response:
             return await self._token(response, realm)
 
     async def _token(self, response: aiohttp.ClientResponse, realm: str) -> bytes:
@@ -108,11 +113,19 @@ class Transport:
         url: URL,
         headers: Mapping[str, str],
         authorization: str | None,
-        form: Mapping[str, str] | None,
+        via: Endpoint,
+        *,
+        form: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        sent = {**headers, "Accept-Encoding": "identity"}
+        sent = CIMultiDict({**headers, "Accept-Encoding": "identity"})
+        itself = url.origin() == URL(via.url).origin()
+        if itself:
+            for name, value in via.host.headers:
+                sent.add(name, value)
         if authorization is not None:
             sent["Authorization"] = authorization
+        context = via.tls if url.host == URL(via.url).host else via.trust
+        timeout = via.host.dial_timeout if itself and via.host.dial_timeout else _CONNECT_TIMEOUT
         with self._translated(url):
             async with asyncio.timeout(self._progress_timeout):
                 response = await self._open_session().request(
@@ -122,6 +135,8 @@ class Transport:
                     data=form,
                     allow_redirects=False,
                     proxy=hosts.proxy(url.scheme, url.host or ""),
+                    ssl=True if context is None else context,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeout),
                 )
         try:
             yield response
@@ -184,7 +199,7 @@ class Transport:
         try:
             yield
         except aiohttp.ServerTimeoutError as error:
-            raise Transient(f"{where}: no connection within {_CONNECT_TIMEOUT:g} s") from error
+            raise Transient(f"{where}: no connection within the time for it") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{_shown(url)}: nothing came for {self._progress_timeout:g} s") from error
         except aiohttp.ClientSSLError as error:
@@ -195,13 +210,17 @@ class Transport:
             raise Transient(f"{where}: {str(error)[:_LONGEST_QUOTE] or type(error).__name__}") from error
 
 
-def check_url(url: URL, come_from: URL | None) -> URL:
-    """The URL, if a registry may send us there: TLS, or plain HTTP on this machine itself.
+def check_url(url: URL, come_from: URL | None, via: Endpoint) -> URL:
+    """The URL, if a registry may send us there: TLS, or plain HTTP on this machine or to the host configured for it.
 
     Raises Unavailable for all else, so that no redirect and no realm takes bytes or credentials into the open.
     """
     host = url.host or ""
-    plain = url.scheme == "http" and hosts.is_loopback(host) and (come_from is None or come_from.scheme == "http")
+    configured = URL(via.url)
+    plain = url.scheme == "http" and (
+        (hosts.is_loopback(host) and (come_from is None or come_from.scheme == "http"))
+        or (configured.scheme == "http" and configured.host == host)
+    )
     if not host or url.user is not None or not (url.scheme == "https" or plain):
         raise Unavailable(f"RegistryUnavailable: the registry sends us to {_shown(url)}, which is not https")
     return url
