@@ -17,6 +17,7 @@ from ocishim.cri.image_service import ImageService, LoadService
 from ocishim.cri.runtime_service import RuntimeService
 from ocishim.cri.server import CriServer, image_handlers, listen, runtime_handlers
 from ocishim.errors import FailedPrecondition
+from ocishim.images.limits import Limits
 from ocishim.images.store import ImageStore
 from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
@@ -90,7 +91,9 @@ async def _node(settings: Settings, layout: Layout) -> Node:
     runtimes = choice.find(settings, f"{settings.state}/runtimes")
     for runtime in runtimes.by_name.values():
         os.makedirs(runtime.root, mode=0o700, exist_ok=True)
-    images = ImageStore(layout.images)
+    chosen = settings.images
+    limits = Limits(size=chosen.largest_layer, keep_free=chosen.keep_free)
+    images = ImageStore(layout.images, limits=limits, search=chosen.short_names)
     await images.open()
     sandboxes: Index[Sandbox] = Index("pod sandbox")
     containers: Index[Container] = Index("container")

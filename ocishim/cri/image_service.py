@@ -111,4 +111,4 @@ def _credentials(auth: v1.AuthConfig) -> Credentials | None:
         return None
     from ocishim.images.registry import Credentials  # noqa: PLC0415 - with the HTTP client, at the first pull
 
-    return Credentials(*given)
+    return Credentials(*given, auth.server_address)

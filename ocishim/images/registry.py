@@ -54,7 +54,8 @@ class Patience:
                 raise error
         transient = next((error for error in errors if isinstance(error, Transient)), None)
         if transient is None or failures >= self.attempts:
-            raise errors[0]
+            # A server that is asked by two protocols fails in two ways, and one of them is the one that matters.
+            raise type(errors[0])("; by another way: ".join(dict.fromkeys(map(str, errors))))
         await asyncio.sleep(self.delay(failures, transient))
 
 

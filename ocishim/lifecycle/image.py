@@ -40,12 +40,12 @@ async def pull_image(node: Node, registries: Registries, name: str, credentials:
     """Fetch an image, or join the pull of it that is under way with the same credentials."""
     if not name:
         raise InvalidArgument("image.image is required")
-    wanted = str(reference.parse(name))
+    wanted = " or ".join(str(each) for each in reference.candidates(name, node.settings.images.short_names))
     return await node.jobs.run(
         ("pull", wanted, credentials),
         f"PullImage {wanted}",
         None,
-        lambda: registries.puller().pull(wanted, credentials),
+        lambda: registries.puller().pull(name, credentials),
     )
 
 

@@ -128,7 +128,7 @@ def _url(text: str, what: str, *, override_path: bool) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or extras or not text.isascii() or " " in text:
         raise InvalidArgument(f"{what}: {text!r} is no URL of the form http[s]://HOST[:PORT][/PATH]")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    path = posixpath.normpath(parts.path).rstrip("/") if parts.path.strip("/") else ""
+    path = posixpath.normpath("/" + parts.path.lstrip("/")).rstrip("/") if parts.path.strip("/") else ""
     if not override_path and not path.endswith("/v2"):
         path = f"{path}/v2"
     return f"{parts.scheme}://{host}{f':{port}' if port is not None else ''}{path}"

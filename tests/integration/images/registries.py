@@ -13,6 +13,7 @@ from aiohttp import web
 from .making import Image, digest
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
@@ -69,13 +70,13 @@ class FakeRegistry:
         return web.json_response({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no such thing"}]}, status=404)
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[FakeRegistry]:
+    async def serving(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeRegistry]:
         """For as long as it is needed."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.answer)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         self.port = runner.addresses[0][1]
         try:
