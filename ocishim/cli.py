@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 from pathlib import Path
@@ -53,14 +52,44 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--output", choices=("table", "json"), default="table")
     check.set_defaults(run=_check)
 
-    images = commands.add_parser("images", help="images in the store").add_subparsers(required=True, metavar="COMMAND")
-    load = images.add_parser("load", help="load the images of an OCI layout (a directory or a tar)")
-    load.add_argument("path", type=Path)
-    load.add_argument("--reference", default="", help="the name for an image for which the layout has none")
-    load.add_argument("--listen", default=None, help="the server's socket, unix:///PATH")
-    load.add_argument("--output", choices=("table", "json"), default="table")
-    load.set_defaults(run=_load)
+    _images_parser(commands.add_parser("images", help="the images in the store"))
     return parser
+
+
+def _images_parser(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    parser.set_defaults(run=_images)
+
+    def command(name: str, words: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=words, description=words)
+        made.add_argument("--listen", default=None, help="the server's socket, unix:///PATH")
+        made.add_argument("--output", choices=("table", "json"), default="table")
+        return made
+
+    def long_command(name: str, words: str) -> argparse.ArgumentParser:
+        made = command(name, words)
+        made.add_argument("--quiet", action="store_true", help="show no progress")
+        return made
+
+    command("list", "list the images")
+    pull = long_command("pull", "pull an image from its registry")
+    pull.add_argument("image")
+    pull.add_argument("--username", default="")
+    pull.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    load = long_command("load", "load the images of an OCI layout (a directory or a tar) or of a docker-archive")
+    load.add_argument("path", type=Path)
+    load.add_argument("--reference", default="", help="the name for an image for which the file has none")
+    save = long_command("save", "write images into a file that ocishim, docker, ctr and skopeo can load")
+    save.add_argument("images", nargs="+", metavar="image")
+    save.add_argument("--file", "-f", type=Path, required=True, help="the file; replaced where it is there")
+    remove = command("remove", "remove images with all their tags")
+    remove.add_argument("images", nargs="+", metavar="image")
+    inspect = command("inspect", "print all that is known of images, as JSON")
+    inspect.add_argument("images", nargs="+", metavar="image")
+    prune = command("prune", "remove the images that no container uses, and what broken pulls left")
+    prune.add_argument("--untagged", action="store_true", help="leave unused images that have a tag")
+    prune.add_argument("--dry-run", action="store_true", help="remove nothing, only say what would be")
+    long_command("verify", "hash again all that images use; exit code 1 where something was changed")
 
 
 def _settings_options(parser: argparse.ArgumentParser) -> None:
@@ -93,14 +122,7 @@ def _check(chosen: argparse.Namespace) -> int:
     return FAILED if any(finding.blocks for finding in findings) else 0
 
 
-def _load(chosen: argparse.Namespace) -> int:
-    from ocishim import client  # noqa: PLC0415 - as above
+def _images(chosen: argparse.Namespace) -> int:
+    from ocishim.commands import images  # noqa: PLC0415 - as above
 
-    address = chosen.listen or config.load(None).listen
-    images = asyncio.run(client.load_images(address, str(chosen.path.absolute()), chosen.reference))
-    if chosen.output == "json":
-        print(json.dumps([{"id": image.id, "references": image.references} for image in images]))  # noqa: T201
-    else:
-        for image in images:
-            print(image.id, *image.references)  # noqa: T201
-    return 0
+    return images.run(chosen)

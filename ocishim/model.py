@@ -76,6 +76,17 @@ class SandboxStatus(Record):
         return bool(self.ready_at) and not self.stopped_at
 
 
+class ImageVolume(BaseModel):
+    """An image mounted into a container."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    container_path: str
+    image_id: str
+    diff_ids: tuple[str, ...]
+    sub_path: str
+
+
 class ContainerMetadata(Record):
     """What a container was asked to be. `config` is the request's ContainerConfig in wire format."""
 
@@ -98,6 +109,18 @@ class ContainerMetadata(Record):
     stdin: bool
     stdin_once: bool
     config: bytes
+    volumes: tuple[ImageVolume, ...] = ()
+    """Its image volumes, in the order of the request's mounts."""
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """All images that it needs."""
+        return frozenset((self.image_id, *(volume.image_id for volume in self.volumes)))
+
+    @property
+    def layers(self) -> frozenset[str]:
+        """Diff ids of all layers that it needs."""
+        return frozenset((*self.diff_ids, *(diff_id for volume in self.volumes for diff_id in volume.diff_ids)))
 
 
 class ResolvedUser(BaseModel):

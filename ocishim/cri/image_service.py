@@ -1,19 +1,21 @@
-"""ImageService, and ocishim's own service that loads images from layouts."""
+"""ImageService."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from typing import TYPE_CHECKING
 
-from ocishim.api.ocishim import v1 as own
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
-from ocishim.lifecycle.image import Registries, load_images, pull_image, remove_image
+from ocishim.lifecycle.image import is_pinned, remove_image
 from ocishim.lifecycle.usage import DiskUsage, Sample
 
 if TYPE_CHECKING:
     from ocishim.images.registry import Credentials
     from ocishim.images.store import ImageRecord
+    from ocishim.lifecycle.image import Registries
     from ocishim.lifecycle.node import Node
 
 
@@ -29,9 +31,9 @@ class ImageService(v1.ImageServiceBase):
         """All images, or the one that the filter names."""
         wanted = list_images_request.filter.image.image
         if not wanted:
-            return v1.ListImagesResponse(images=[image(record) for record in self._node.images.records()])
+            return v1.ListImagesResponse(images=[self._image(record) for record in self._node.images.records()])
         found = self._node.images.find(wanted)
-        return v1.ListImagesResponse(images=[image(found)] if found else [])
+        return v1.ListImagesResponse(images=[self._image(found)] if found else [])
 
     async def image_status(self, image_status_request: v1.ImageStatusRequest) -> v1.ImageStatusResponse:
         """One image; an empty answer where it is not here."""
@@ -41,15 +43,31 @@ class ImageService(v1.ImageServiceBase):
         found = self._node.images.find(request.image.image)
         if found is None:
             return v1.ImageStatusResponse()
-        response = v1.ImageStatusResponse(image=image(found))
+        response = v1.ImageStatusResponse(image=self._image(found))
         if request.verbose:
-            response.info = {"imageSpec": found.config.model_dump_json(by_alias=True)}
+            response.info = await asyncio.to_thread(self._info, found)
         return response
+
+    def _image(self, record: ImageRecord) -> v1.Image:
+        answer = image(record)
+        answer.pinned = is_pinned(self._node, record)
+        return answer
+
+    def _info(self, record: ImageRecord) -> dict[str, str]:
+        """What `crictl inspecti` shows: the configuration as it was pulled, and where the layers are."""
+        store = self._node.images
+        with open(store.config_path(record.id), encoding="utf-8", errors="replace") as file:
+            spec = file.read()
+        layers = [
+            {"diffID": diff_id, "path": path, **store.layer(diff_id).model_dump(include={"size", "inodes", "tar_size"})}
+            for diff_id, path in zip(record.diff_ids, store.layer_paths(record.diff_ids), strict=False)
+        ]
+        return {"imageSpec": spec, "layers": json.dumps(layers)}
 
     async def pull_image(self, pull_image_request: v1.PullImageRequest) -> v1.PullImageResponse:
         """Fetch an image."""
         request = pull_image_request
-        record = await pull_image(self._node, self._registries, request.image.image, _credentials(request.auth))
+        record = await self._registries.pull(request.image.image, _credentials(request.auth))
         return v1.PullImageResponse(image_ref=record.id)
 
     async def remove_image(self, remove_image_request: v1.RemoveImageRequest) -> v1.RemoveImageResponse:
@@ -72,20 +90,6 @@ def _usage(directory: str, sample: Sample) -> v1.FilesystemUsage:
         used_bytes=v1.UInt64Value(value=sample.used),
         inodes_used=v1.UInt64Value(value=sample.inodes),
     )
-
-
-class LoadService(own.ImagesBase):
-    """Images that do not come from a registry."""
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-
-    async def load(self, load_request: own.LoadRequest) -> own.LoadResponse:
-        """Take in every image of a layout."""
-        records = await load_images(self._node, load_request.path, load_request.reference or None)
-        return own.LoadResponse(
-            images=[own.LoadedImage(id=record.id, references=[*record.tags, *record.digests]) for record in records]
-        )
 
 
 def image(record: ImageRecord) -> v1.Image:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from grpclib.const import Cardinality, Handler, Status
@@ -82,8 +83,9 @@ def _wrap(
             request = await receive(stream, handler.request_type)
             about = describe(request)
             if handler.cardinality is Cardinality.UNARY_STREAM:
-                async for response in method(request):
-                    await stream.send_message(response)
+                async with aclosing(method(request)) as responses:
+                    async for response in responses:
+                        await stream.send_message(response)
             else:
                 await stream.send_message(await method(request))
         except asyncio.CancelledError:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from grpclib.const import Handler
 
-    from ocishim.cri.image_service import ImageService, LoadService
+    from ocishim.cri.image_service import ImageService
+    from ocishim.cri.own_service import OwnImageService
     from ocishim.cri.runtime_service import RuntimeService
     from ocishim.lifecycle.node import Node
 
@@ -94,10 +95,10 @@ def runtime_handlers(service: RuntimeService, node: Node) -> dict[str, Handler]:
     return handlers | _also("RuntimeService", V1ALPHA2_RUNTIME, handlers)
 
 
-def image_handlers(service: ImageService, load: LoadService, node: Node) -> dict[str, Handler]:
+def image_handlers(service: ImageService, own_service: OwnImageService, node: Node) -> dict[str, Handler]:
     """ImageService under its v1 and v1alpha2 paths, and ocishim's own."""
     handlers = intercepted(service, describer(node))
-    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | intercepted(load, describer(node))
+    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | intercepted(own_service, describer(node))
 
 
 def _also(service: str, rpcs: tuple[str, ...], handlers: Mapping[str, Handler]) -> dict[str, Handler]:
@@ -115,8 +116,8 @@ def describer(node: Node) -> Callable[[object], str]:
                 return f"{request.config.metadata.name} in {_pod(node, request.pod_sandbox_id)}"
             case v1.PullImageRequest() | v1.RemoveImageRequest() | v1.ImageStatusRequest():
                 return request.image.image
-            case own.LoadRequest():
-                return request.path
+            case own.LoadRequest() | own.SaveRequest() | own.PullRequest():
+                return request.image if isinstance(request, own.PullRequest) else request.path
         container_id = getattr(request, "container_id", "")
         if container_id:
             container = node.containers.find(container_id)

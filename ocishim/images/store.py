@@ -287,6 +287,20 @@ class ImageStore:
             del self._kept_until[holder]
         return {diff_id for holder in late for diff_id in self._holders.pop(holder)}
 
+    async def forget_retries(self) -> None:
+        """Remove what waits for retries of broken pulls."""
+        self._kept_until = dict.fromkeys(self._kept_until, 0.0)
+        async with self._lock:
+            await self._drop_unused([])
+
+    def reclaimable(self, image_ids: Iterable[str]) -> int:
+        """Bytes that removing these images would free."""
+        doomed = set(image_ids)
+        used = {diff_id for image in self._images.values() if image.id not in doomed for diff_id in image.diff_ids}
+        used |= {diff_id for held in self._holders.values() for diff_id in held}
+        gone = {diff_id for image_id in doomed for diff_id in self._images[image_id].diff_ids} - used
+        return sum(self._layers[diff_id].size for diff_id in gone)
+
     async def sweep(self) -> None:
         """Remove the layers that no image and no holder has; when all holders are known."""
         async with self._lock:

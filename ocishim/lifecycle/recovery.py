@@ -42,7 +42,7 @@ async def recover(node: Node) -> None:
     sandboxes = await asyncio.to_thread(lambda: list(node.sandbox_records.load()))
     containers = await asyncio.to_thread(lambda: list(node.container_records.load()))
     for found in containers:
-        node.images.hold(found.metadata.id, found.metadata.diff_ids)
+        node.images.hold(found.metadata.id, found.metadata.layers)
     for loaded in sandboxes:
         await _recover_sandbox(node, loaded)
     for each in containers:

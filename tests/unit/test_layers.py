@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "ocishim"
 ROWS = (
     ("__main__",),
     ("cli",),
+    ("commands",),
     ("daemon", "check", "client"),
     ("cri",),
     ("lifecycle",),

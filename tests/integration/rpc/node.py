@@ -130,11 +130,17 @@ class Node:
         """ImageService's client; generated without types."""
         return api_pb2_grpc.ImageServiceStub(self.channel)  # type: ignore[no-untyped-call]
 
-    def load(self, layout: Path) -> own.LoadResponse:
-        """ocishim's own RPC, by the same client."""
+    def load(self, layout: Path) -> own.Progress:
+        """ocishim's own RPC, by the same client; its last word."""
         assert self.channel is not None
-        call = self.channel.unary_unary("/ocishim.v1.Images/Load")
-        return own.LoadResponse().parse(call(bytes(own.LoadRequest(path=str(layout)))))
+        call = self.channel.unary_stream("/ocishim.v1.Images/Load")
+        *_, last = call(bytes(own.LoadRequest(path=str(layout))))
+        return own.Progress().parse(last)
+
+    def configure(self, text: str) -> None:
+        """Add to the configuration; for the next start."""
+        with self.config.open("a") as file:
+            file.write(text)
 
 
 class Pods:

@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
+    AsyncIterator,
     Dict,
     List,
     Optional,
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False, repr=False)
+class PullRequest(betterproto.Message):
+    """What Pull is asked."""
+
+    image: str = betterproto.string_field(1)
+    username: str = betterproto.string_field(2)
+    password: str = betterproto.string_field(3)
+
+
+@dataclass(eq=False, repr=False)
 class LoadRequest(betterproto.Message):
     """What Load is asked."""
 
@@ -30,21 +40,92 @@ class LoadRequest(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
-class LoadResponse(betterproto.Message):
-    """What Load answers."""
+class SaveRequest(betterproto.Message):
+    """What Save is asked."""
 
-    images: List["LoadedImage"] = betterproto.message_field(1)
+    path: str = betterproto.string_field(1)
+    images: List[str] = betterproto.string_field(2)
+
+
+@dataclass(eq=False, repr=False)
+class VerifyRequest(betterproto.Message):
+    """What Verify is asked."""
+
+    pass
+
+
+@dataclass(eq=False, repr=False)
+class PruneRequest(betterproto.Message):
+    """What Prune is asked."""
+
+    untagged_only: bool = betterproto.bool_field(1)
+    dry_run: bool = betterproto.bool_field(2)
+
+
+@dataclass(eq=False, repr=False)
+class Progress(betterproto.Message):
+    """How far an operation is. The last message has its result."""
+
+    parts: List["Part"] = betterproto.message_field(1)
+    images: List["LoadedImage"] = betterproto.message_field(2)
+
+
+@dataclass(eq=False, repr=False)
+class Part(betterproto.Message):
+    """A layer, or a file that is written."""
+
+    name: str = betterproto.string_field(1)
+    state: str = betterproto.string_field(2)
+    done: int = betterproto.uint64_field(3)
+    size: int = betterproto.uint64_field(4)
 
 
 @dataclass(eq=False, repr=False)
 class LoadedImage(betterproto.Message):
-    """An image that is in the store now."""
+    """An image that is in the store."""
 
     id: str = betterproto.string_field(1)
     references: List[str] = betterproto.string_field(2)
 
 
+@dataclass(eq=False, repr=False)
+class Verdict(betterproto.Message):
+    """What Verify found of one thing."""
+
+    digest: str = betterproto.string_field(1)
+    kind: str = betterproto.string_field(2)
+    size: int = betterproto.uint64_field(3)
+    problem: str = betterproto.string_field(4)
+    images: List[str] = betterproto.string_field(5)
+
+
+@dataclass(eq=False, repr=False)
+class PruneResponse(betterproto.Message):
+    """What Prune answers."""
+
+    images: List["LoadedImage"] = betterproto.message_field(1)
+    freed: int = betterproto.uint64_field(2)
+
+
 class ImagesStub(betterproto.ServiceStub):
+    async def pull(
+        self,
+        pull_request: "PullRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> AsyncIterator[Progress]:
+        async for response in self._unary_stream(
+            "/ocishim.v1.Images/Pull",
+            pull_request,
+            Progress,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
     async def load(
         self,
         load_request: "LoadRequest",
@@ -52,11 +133,65 @@ class ImagesStub(betterproto.ServiceStub):
         timeout: Optional[float] = None,
         deadline: Optional["Deadline"] = None,
         metadata: Optional["MetadataLike"] = None
-    ) -> "LoadResponse":
-        return await self._unary_unary(
+    ) -> AsyncIterator[Progress]:
+        async for response in self._unary_stream(
             "/ocishim.v1.Images/Load",
             load_request,
-            LoadResponse,
+            Progress,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
+    async def save(
+        self,
+        save_request: "SaveRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> AsyncIterator[Progress]:
+        async for response in self._unary_stream(
+            "/ocishim.v1.Images/Save",
+            save_request,
+            Progress,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
+    async def verify(
+        self,
+        verify_request: "VerifyRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> AsyncIterator[Verdict]:
+        async for response in self._unary_stream(
+            "/ocishim.v1.Images/Verify",
+            verify_request,
+            Verdict,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        ):
+            yield response
+
+    async def prune(
+        self,
+        prune_request: "PruneRequest",
+        *,
+        timeout: Optional[float] = None,
+        deadline: Optional["Deadline"] = None,
+        metadata: Optional["MetadataLike"] = None
+    ) -> "PruneResponse":
+        return await self._unary_unary(
+            "/ocishim.v1.Images/Prune",
+            prune_request,
+            PruneResponse,
             timeout=timeout,
             deadline=deadline,
             metadata=metadata,
@@ -65,22 +200,102 @@ class ImagesStub(betterproto.ServiceStub):
 
 class ImagesBase(ServiceBase):
 
-    async def load(self, load_request: "LoadRequest") -> "LoadResponse":
+    async def pull(self, pull_request: "PullRequest") -> AsyncIterator[Progress]:
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield Progress()
+
+    async def load(self, load_request: "LoadRequest") -> AsyncIterator[Progress]:
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield Progress()
+
+    async def save(self, save_request: "SaveRequest") -> AsyncIterator[Progress]:
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield Progress()
+
+    async def verify(self, verify_request: "VerifyRequest") -> AsyncIterator[Verdict]:
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+        yield Verdict()
+
+    async def prune(self, prune_request: "PruneRequest") -> "PruneResponse":
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def __rpc_load(
-        self, stream: "grpclib.server.Stream[LoadRequest, LoadResponse]"
+    async def __rpc_pull(
+        self, stream: "grpclib.server.Stream[PullRequest, Progress]"
     ) -> None:
         request = await stream.recv_message()
-        response = await self.load(request)
+        await self._call_rpc_handler_server_stream(
+            self.pull,
+            stream,
+            request,
+        )
+
+    async def __rpc_load(
+        self, stream: "grpclib.server.Stream[LoadRequest, Progress]"
+    ) -> None:
+        request = await stream.recv_message()
+        await self._call_rpc_handler_server_stream(
+            self.load,
+            stream,
+            request,
+        )
+
+    async def __rpc_save(
+        self, stream: "grpclib.server.Stream[SaveRequest, Progress]"
+    ) -> None:
+        request = await stream.recv_message()
+        await self._call_rpc_handler_server_stream(
+            self.save,
+            stream,
+            request,
+        )
+
+    async def __rpc_verify(
+        self, stream: "grpclib.server.Stream[VerifyRequest, Verdict]"
+    ) -> None:
+        request = await stream.recv_message()
+        await self._call_rpc_handler_server_stream(
+            self.verify,
+            stream,
+            request,
+        )
+
+    async def __rpc_prune(
+        self, stream: "grpclib.server.Stream[PruneRequest, PruneResponse]"
+    ) -> None:
+        request = await stream.recv_message()
+        response = await self.prune(request)
         await stream.send_message(response)
 
     def __mapping__(self) -> Dict[str, grpclib.const.Handler]:
         return {
+            "/ocishim.v1.Images/Pull": grpclib.const.Handler(
+                self.__rpc_pull,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                PullRequest,
+                Progress,
+            ),
             "/ocishim.v1.Images/Load": grpclib.const.Handler(
                 self.__rpc_load,
-                grpclib.const.Cardinality.UNARY_UNARY,
+                grpclib.const.Cardinality.UNARY_STREAM,
                 LoadRequest,
-                LoadResponse,
+                Progress,
+            ),
+            "/ocishim.v1.Images/Save": grpclib.const.Handler(
+                self.__rpc_save,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                SaveRequest,
+                Progress,
+            ),
+            "/ocishim.v1.Images/Verify": grpclib.const.Handler(
+                self.__rpc_verify,
+                grpclib.const.Cardinality.UNARY_STREAM,
+                VerifyRequest,
+                Verdict,
+            ),
+            "/ocishim.v1.Images/Prune": grpclib.const.Handler(
+                self.__rpc_prune,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PruneRequest,
+                PruneResponse,
             ),
         }
