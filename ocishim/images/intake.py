@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -32,19 +33,24 @@ def no_progress(blob: spec.Descriptor, state: str, size: int = 0, /) -> None:
     """For who does not look."""
 
 
-async def manifest_of(blobs: Blobs, content: bytes, media_type: str, what: str) -> spec.Manifest:
+async def manifest_of(
+    blobs: Blobs, content: bytes, media_type: str, what: str
+) -> tuple[spec.Manifest, tuple[str, ...]]:
     """The manifest that a document is or leads to: of an index, the entry for this machine.
 
-    Raises NotFound where there is none for it, InvalidArgument for what is no image.
+    With it come the digests of all documents on the way, the given one's first. Raises NotFound where there is none for
+    this machine, InvalidArgument for what is no image.
     """
     architecture, variant = hosts.architecture()
+    digests: tuple[str, ...] = ()
     for _ in range(_DEEPEST):
+        digests = (*digests, f"sha256:{hashlib.sha256(content).hexdigest()}")
         kind = spec.document_type(content, media_type, what)
         if kind in spec.MANIFEST_TYPES:
             manifest = spec.parse(spec.Manifest, content, what)
             if manifest.config.media_type not in spec.CONFIG_TYPES:
                 raise InvalidArgument(f"{what} is an artifact of type {manifest.config.media_type!r}, not an image")
-            return manifest
+            return manifest, digests
         chosen = spec.choose_platform(spec.parse(spec.Index, content, what), architecture, variant)
         if chosen is None:
             raise NotFound(f"{what} has no image for linux/{architecture}{variant and '/'}{variant}")

@@ -102,7 +102,7 @@ async def _load_layout(
     for entry in entries:
         wanted = _name(entry, name, path)
         content = await layout.blob(entry)
-        manifest = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
+        manifest, _ = await manifest_of(layout, content, entry.media_type, f"{path}: manifest {entry.digest}")
         digest = f"{wanted.name}@{entry.digest}"
         records.append(await take_in(store, layout, manifest, tag=wanted.tagged, digest=digest, progress=progress))
     return records

@@ -1,18 +1,22 @@
-"""Pulling an image: resolve its name, choose the platform, take its layers in side by side, enter its record."""
+"""Pulling an image: resolve its name, choose the platform, ask the policy, take its layers in, enter its record."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from ocishim.errors import NotFound, PermissionDenied, Unauthenticated
+from ocishim.errors import InvalidArgument, NotFound, PermissionDenied, Unauthenticated
+from ocishim.images import signature
 from ocishim.images.intake import Progress, manifest_of, no_progress, take_in
 from ocishim.images.registry import Patience, Registry
+from ocishim.spec import image as spec
 from ocishim.spec import reference
 
 if TYPE_CHECKING:
     from ocishim.config import ImageSettings
     from ocishim.errors import OcishimError
-    from ocishim.images.registry import Credentials
+    from ocishim.images.registry import Credentials, Source
+    from ocishim.images.signature import SignedPayload
     from ocishim.images.store import ImageRecord, ImageStore
     from ocishim.spec.reference import Reference
 
@@ -34,7 +38,8 @@ class Puller:
         """Fetch an image and enter it under its tag and digest; under its digest only if that is how it was named.
 
         A short name is looked for in the registries that the settings list, one after the other. Raises NotFound,
-        Unauthenticated, PermissionDenied, Unavailable (its message begins with RegistryUnavailable), DeadlineExceeded
+        Unauthenticated, PermissionDenied (also by the signature policy: its message begins with
+        SignatureValidationFailed), Unavailable (its message begins with RegistryUnavailable), DeadlineExceeded
         where nothing comes, ResourceExhausted where the disk is full, FailedPrecondition where this host's settings
         are no use, and InvalidArgument for content that is not what its name or its manifest says.
         """
@@ -53,7 +58,10 @@ class Puller:
     async def _pull(self, wanted: Reference, credentials: Credentials | None, progress: Progress) -> ImageRecord:
         source = await self._registry.source(wanted, credentials)
         document = await source.resolve()
-        manifest = await manifest_of(source, document.content, document.media_type, f"image {wanted}")
+        manifest, digests = await manifest_of(source, document.content, document.media_type, f"image {wanted}")
+        if self._settings.policy:
+            policy = await asyncio.to_thread(signature.load_policy, self._settings.policy)
+            await signature.check(policy, wanted, digests, lambda digest: _signatures(source, digest))
         return await take_in(
             self._store,
             source,
@@ -67,3 +75,19 @@ class Puller:
     async def close(self) -> None:
         """End all connections."""
         await self._registry.close()
+
+
+async def _signatures(source: Source, digest: str) -> list[SignedPayload]:
+    """What the image's own repository has of signatures for a digest."""
+    try:
+        document = await source.tagged(signature.signature_tag(digest))
+    except NotFound:
+        return []
+    try:
+        manifest = spec.parse(spec.Manifest, document.content, f"the signatures of {digest}")
+    except InvalidArgument as error:
+        raise PermissionDenied(f"SignatureValidationFailed: {error}") from error
+    return [
+        signature.SignedPayload(await source.blob(payload), text)
+        for payload, text in signature.signature_layers(manifest)
+    ]
