@@ -30,6 +30,8 @@ class Job(Generic[T]):
 
     what: str
     request: object
+    resumes: bool = False
+    """Whether its next attempt goes on where it was, so that shutdown need not wait for it."""
     since: float = field(default_factory=time.monotonic)
     step: str = ""
     """What it is doing now, for errors and the debug dump."""
@@ -66,7 +68,13 @@ class Jobs:
         self._closing = False
 
     async def run(
-        self, key: Hashable, what: str, request: object, operation: Callable[[], Coroutine[Any, Any, T]]
+        self,
+        key: Hashable,
+        what: str,
+        request: object,
+        operation: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        resumes: bool = False,
     ) -> T:
         """Start the operation, or join the one of that key, and wait for its result.
 
@@ -80,13 +88,19 @@ class Jobs:
         else:
             if self._closing:
                 raise Unavailable(f"{what}: the server is shutting down; try again")
-            job = Job(what, request)
+            job = Job(what, request, resumes)
             task = asyncio.create_task(self._run(job, operation), name=what)
             self._jobs[key] = (job, task)
             task.add_done_callback(lambda _: self._jobs.pop(key, None))
             task.add_done_callback(_note_failure)
-        # The same coroutine type went in under this key.
-        return cast("T", await asyncio.shield(task))
+        try:
+            # The same coroutine type went in under this key.
+            return cast("T", await asyncio.shield(task))
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and not (caller and caller.cancelling()):
+                raise Unavailable(f"{what}: the server is shutting down; try again") from None
+            raise
 
     async def _run(self, job: Job[T], operation: Callable[[], Coroutine[Any, Any, T]]) -> T:
         _current.set(job)
@@ -107,6 +121,9 @@ class Jobs:
     async def close(self, grace: float) -> None:
         """Take no new jobs, wait up to `grace` seconds for those under way, then cancel what is left."""
         self._closing = True
+        for job, task in self._jobs.values():
+            if job.resumes:
+                task.cancel()
         jobs = {task for _, task in self._jobs.values()}
         if jobs:
             log.info("waiting for %d operations: %s", len(jobs), "; ".join(self.under_way()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import stat
 from contextlib import suppress
@@ -59,10 +60,32 @@ def unlink(path: str) -> bool:
 def remove_tree(path: str) -> None:
     """Remove a directory tree and be content where it is gone already; never follows symbolic links."""
     with suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            shutil.rmtree(path)
-        else:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
             os.unlink(path)
+            return
+        try:
+            shutil.rmtree(path)
+        except RecursionError:
+            _remove_deep(path)
+
+
+def _remove_deep(top: str) -> None:
+    """Remove a tree of any depth: directories are moved up, so that no path is longer than one name below top."""
+    pending = [top]
+    while pending:
+        directory = pending.pop()
+        with os.scandir(directory) as entries:
+            present = list(entries)
+        for entry in present:
+            if entry.is_dir(follow_symlinks=False):
+                raised = f"{top}/raised-{secrets.token_hex(8)}"
+                os.rename(entry.path, raised)
+                pending.append(raised)
+            else:
+                os.unlink(entry.path)
+        if directory != top:
+            os.rmdir(directory)
+    os.rmdir(top)
 
 
 def copy_attributes(source: str, target: str) -> None:

@@ -93,7 +93,18 @@ async def test_closing_cancels_what_outlasts_the_grace() -> None:
     await jobs.close(0.01)
     assert background.cancelled()
     assert not operation.ended
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(Unavailable, match="it: the server is shutting down"):
+        await caller
+
+
+async def test_closing_does_not_wait_for_what_its_next_attempt_resumes() -> None:
+    jobs, operation = Jobs(), Operation()
+    caller = asyncio.create_task(jobs.run("key", "it", None, operation, resumes=True))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await jobs.close(1000)
+    assert not operation.ended
+    with pytest.raises(Unavailable):
         await caller
 
 
