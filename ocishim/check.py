@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ocishim.images import overlay
-from ocishim.linux import host, mount
+from ocishim.images import rootfs
+from ocishim.linux import host
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice
 
@@ -95,29 +94,17 @@ def _overlay(settings: Settings) -> Iterable[Finding]:
     parent = settings.root
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
-    problem = None
+    what = f"overlayfs on {settings.root}"
+    mend = "put `root` on ext4 or xfs, and modprobe overlay"
     try:
-        scratch = tempfile.mkdtemp(prefix=".ocishim-check-", dir=parent)
+        found = asyncio.run(rootfs.choose(parent))
     except OSError as error:
-        problem = f"{parent}: {error.strerror}"
-    else:
-        try:
-            problem = _try_overlay(scratch)
-        finally:
-            shutil.rmtree(scratch)
-    yield _finding(f"overlayfs on {settings.root}", problem, "put `root` on ext4 or xfs, and modprobe overlay")
-
-
-def _try_overlay(scratch: str) -> str | None:
-    for name in ("lower", "upper", "work", "target"):
-        os.mkdir(f"{scratch}/{name}")
-    target = f"{scratch}/target"
-    try:
-        overlay.mount_overlay([f"{scratch}/lower"], upper=f"{scratch}/upper", work=f"{scratch}/work", target=target)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
-        return str(error)
-    mount.unmount(target)
-    return None
+        yield _finding(what, f"{parent}: {error.strerror}", mend)
+        return
+    problem = f"{found.why}; root filesystems are made by {found.kind}, which is slower" if found.why else None
+    if found.kind == "copy":
+        mend += ", or apt-get install fuse-overlayfs"
+    yield _finding(what, problem, mend, blocks=False)
 
 
 def _cgroups(settings: Settings) -> Iterable[Finding]:  # noqa: ARG001 - all parts are called alike

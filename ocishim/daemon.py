@@ -13,10 +13,12 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
 from ocishim import __version__
-from ocishim.cri.image_service import ImageService, LoadService
+from ocishim.cri.image_service import ImageService
+from ocishim.cri.own_service import OwnImageService
 from ocishim.cri.runtime_service import RuntimeService
 from ocishim.cri.server import CriServer, image_handlers, listen, runtime_handlers
 from ocishim.errors import FailedPrecondition
+from ocishim.images import rootfs
 from ocishim.images.limits import Limits
 from ocishim.images.store import ImageStore
 from ocishim.lifecycle.image import Registries
@@ -67,6 +69,8 @@ async def serve(settings: Settings) -> None:
         for directory in (settings.root, settings.state):
             stack.callback(os.close, _lock(directory))
         node = await _node(settings, layout)
+        if node.rootfs.kind != "overlay":
+            log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
@@ -105,6 +109,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         runtimes=runtimes,
         cni=Cni(settings.cni),
         images=images,
+        rootfs=await rootfs.choose(layout.containers),
         jobs=Jobs(),
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
@@ -131,7 +136,7 @@ def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:
 async def _servers(settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack) -> list[CriServer]:
     """One server, or two where the image service has a socket of its own."""
     runtime = runtime_handlers(RuntimeService(node), node)
-    images = image_handlers(ImageService(node, registries), LoadService(node), node)
+    images = image_handlers(ImageService(node, registries), OwnImageService(node, registries), node)
     wanted = {settings.listen: runtime | images}
     if settings.image_listen:
         wanted = {settings.listen: runtime, settings.image_listen: images}

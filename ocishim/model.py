@@ -83,8 +83,9 @@ class ImageVolume(BaseModel):
 
     container_path: str
     image_id: str
+    image_ref: str
+    """Its name by digest, or its id."""
     diff_ids: tuple[str, ...]
-    sub_path: str
 
 
 class ContainerMetadata(Record):

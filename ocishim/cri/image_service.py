@@ -59,8 +59,12 @@ class ImageService(v1.ImageServiceBase):
         with open(store.config_path(record.id), encoding="utf-8", errors="replace") as file:
             spec = file.read()
         layers = [
-            {"diffID": diff_id, "path": path, **store.layer(diff_id).model_dump(include={"size", "inodes", "tar_size"})}
-            for diff_id, path in zip(record.diff_ids, store.layer_paths(record.diff_ids), strict=False)
+            {
+                "diffID": diff_id,
+                "path": f"{store.layer_directory(diff_id)}/fs",
+                **store.layer(diff_id).model_dump(include={"size", "inodes", "tar_size"}),
+            }
+            for diff_id in record.diff_ids
         ]
         return {"imageSpec": spec, "layers": json.dumps(layers)}
 

@@ -58,10 +58,15 @@ class RuntimeService(v1.RuntimeServiceBase):
         if not default:
             runtime.reason = "NoRuntime"
             runtime.message = "; ".join(node.runtimes.refusals.values())
+        rootfs = v1.RuntimeCondition(type="OverlayReady", status=node.rootfs.kind == "overlay")
+        if not rootfs.status:
+            rootfs.reason = "NoOverlay"
+            rootfs.message = f"root filesystems are made by {node.rootfs.kind}, which is slower: {node.rootfs.why}"
         response = v1.StatusResponse(
             status=v1.RuntimeStatus(
                 conditions=[
                     runtime,
+                    rootfs,
                     v1.RuntimeCondition(
                         type="NetworkReady", status=network.ready, reason=network.reason, message=network.message
                     ),

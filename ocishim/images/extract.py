@@ -10,7 +10,6 @@ import ctypes
 import errno
 import os
 import posixpath
-import shutil
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,7 +19,7 @@ from libarchive.exception import ArchiveError
 
 from ocishim.errors import InvalidArgument, OcishimError, OperationFailed, ResourceExhausted
 from ocishim.images import whiteouts
-from ocishim.linux import libc
+from ocishim.linux import files, libc
 
 if TYPE_CHECKING:
     from libarchive.entry import ArchiveEntry
@@ -66,6 +65,8 @@ class Extracted:
     """Files of which a later entry of the same tar took the place; N of them is kept as replaced/N beside the layer."""
     exact: bool = True
     """Whether all content that the tar brought is still there."""
+    opaque: bool = False
+    """Whether its root hides all of the layers below."""
 
 
 def extract_layer(
@@ -173,7 +174,7 @@ class _Layer:
     def _clear(self, name: str) -> None:
         present = os.lstat(name)
         if stat.S_ISDIR(present.st_mode):
-            shutil.rmtree(name)
+            files.remove_tree(name)
             self.extracted.exact = False
         elif stat.S_ISREG(present.st_mode) and present.st_size:
             self._keep_replaced(name)
@@ -218,8 +219,9 @@ class _Layer:
     def finish(self) -> None:
         """Mark what is opaque; whiteouts below it hide nothing, and overlayfs would list their names."""
         for whiteout in self._whiteouts:
-            if any(parent in self._opaque for parent in _parents(whiteout)):
+            if any(parent in self._opaque for parent in (".", *_parents(whiteout))):
                 self._remove(whiteout)
+        self.extracted.opaque = "." in self._opaque
         for directory in self._opaque:
             whiteouts.make_opaque(directory, self._form)
 

@@ -300,6 +300,7 @@ def _unpack(work: _Work, feed: Feed) -> _Outcome:
             whiteouts=work.form,
             replaced=tuple(os.fsencode(path).hex() for path in extracted.replaced),
             exact=extracted.exact,
+            opaque=extracted.opaque,
         ),
         f"sha256:{compressed.digest.hexdigest()}",
         f"sha256:{tar.digest.hexdigest()}",

@@ -14,13 +14,13 @@ from ocishim.errors import FailedPrecondition, OperationFailed
 from ocishim.linux import libc, mount
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _PAGE: Final = 4096
 
 
-def mount_overlay(layers: Sequence[str], *, upper: str, work: str, target: str) -> None:
-    """Mount the layers (lowest first) with a writable one on top.
+def mount_overlay(layers: Sequence[str], *, upper: str | None = None, work: str | None = None, target: str) -> None:
+    """Mount the layers (lowest first), with a writable one on top or, of two layers or more, read-only.
 
     Kernels from 6.5 take lower directories one by one, any number of them; before that all must fit a page.
     Raises FailedPrecondition where this host or that filesystem cannot do it.
@@ -28,13 +28,14 @@ def mount_overlay(layers: Sequence[str], *, upper: str, work: str, target: str) 
     # A directory can be in a stack once only. What a repeated layer does lower down, its topmost place does again.
     lowers = list(dict.fromkeys(reversed(layers)))
     try:
-        if not _mount_by_parts(lowers, upper, work, target):
-            _mount_at_once(lowers, upper, work, target)
+        writable = {"upperdir": upper, "workdir": work} if upper and work else {}
+        if not _mount_by_parts(lowers, writable, target):
+            _mount_at_once(lowers, writable, target)
     except OSError as error:
         raise OperationFailed(f"{target}: overlayfs of {len(lowers)} layers: {error.strerror}") from error
 
 
-def _mount_by_parts(lowers: Sequence[str], upper: str, work: str, target: str) -> bool:
+def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> bool:
     """False where the kernel is too old for lowerdir+."""
     fs = libc.fsopen("overlay")
     try:
@@ -45,8 +46,8 @@ def _mount_by_parts(lowers: Sequence[str], upper: str, work: str, target: str) -
             if error.errno == errno.EINVAL:
                 return False
             raise
-        libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "upperdir", upper)
-        libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "workdir", work)
+        for key, value in writable.items():
+            libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, key, value)
         libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
         mounted = libc.fsmount(fs)
     finally:
@@ -58,7 +59,7 @@ def _mount_by_parts(lowers: Sequence[str], upper: str, work: str, target: str) -
     return True
 
 
-def _mount_at_once(lowers: Sequence[str], upper: str, work: str, target: str) -> None:
+def _mount_at_once(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> None:
     with ExitStack() as opened:
         short = []
         for lower in lowers:
@@ -66,7 +67,7 @@ def _mount_at_once(lowers: Sequence[str], upper: str, work: str, target: str) ->
             opened.callback(os.close, fd)
             # A descriptor's name is a third as long as a layer's, so that three times as many fit.
             short.append(f"/proc/self/fd/{fd}")
-        options = f"lowerdir={':'.join(short)},upperdir={upper},workdir={work}"
+        options = ",".join((f"lowerdir={':'.join(short)}", *(f"{key}={value}" for key, value in writable.items())))
         if len(options) >= _PAGE:
             raise FailedPrecondition(
                 f"{target}: {len(lowers)} layers do not fit one page of mount options; kernels from 6.5 take more"

@@ -22,6 +22,7 @@ from ocishim.errors import OcishimError
 from ocishim.images import whiteouts
 from ocishim.images.limits import Limits
 from ocishim.images.partial import Partials
+from ocishim.images.rootfs import LayerStack
 from ocishim.linux import files
 from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import reference
@@ -80,6 +81,8 @@ class LayerRecord(BaseModel):
     """Files that a later entry of the same tar took the place of, as hex of their names; kept in replaced/."""
     exact: bool = True
     """Whether its tar can be made again."""
+    opaque: bool = False
+    """Whether it hides all of the layers below it."""
 
 
 class _Turn:
@@ -350,10 +353,19 @@ class ImageStore:
         return f"{self.root}/layers/{_hex(diff_id)}"
 
     def layer_paths(self, diff_ids: Sequence[str]) -> list[str]:
-        """Directories of the layers, in the order given; an empty one for an image without layers."""
+        """Directories of the layers that show, in the order given; an empty one for an image without layers.
+
+        overlayfs does not look at the mark of an opaque root: what lies below one is left out here.
+        """
         if not diff_ids:
             return [f"{self.root}/empty"]
-        return [f"{self.layer_directory(diff_id)}/fs" for diff_id in diff_ids]
+        lowest = max((place for place, diff_id in enumerate(diff_ids) if self._layers[diff_id].opaque), default=0)
+        return [f"{self.layer_directory(diff_id)}/fs" for diff_id in diff_ids[lowest:]]
+
+    def stack(self, diff_ids: Sequence[str]) -> LayerStack:
+        """What a root filesystem of these layers is mounted from."""
+        forms = frozenset(self._layers[diff_id].whiteouts for diff_id in diff_ids)
+        return LayerStack(tuple(self.layer_paths(diff_ids)), forms)
 
     def usage(self) -> tuple[int, int]:
         """Bytes and inodes of all layers, as counted when they were unpacked."""

@@ -16,15 +16,15 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
-from ocishim.images import overlay
 from ocishim.lifecycle.container import Container, ContainerName
+from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import device, files, host
-from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ResolvedUser
+from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ImageVolume, ResolvedUser
 from ocishim.translate import process, seccomp
 from ocishim.translate.container import container_spec
-from ocishim.translate.facts import ContainerInputs, GrantedDevice, ImageFacts, MountSource, SandboxFacts
+from ocishim.translate.facts import ContainerInputs, GrantedDevice, ImageFacts, SandboxFacts
 from ocishim.translate.identity import resolve_identity
 from ocishim.translate.security import capabilities
 from ocishim.translate.validate import validate_container
@@ -66,13 +66,15 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
         image = node.images.find(config.image.image)
         if image is None:
             raise NotFound(f"container {config.metadata.name}: image {config.image.image!r} is not here; pull it first")
-        metadata = _metadata(sandbox, config, image)
-        node.images.hold(metadata.id, metadata.diff_ids)
+        metadata = _metadata(sandbox, config, image, image_volumes(node, config))
+        node.images.hold(metadata.id, metadata.layers)
         container = Container(metadata, ContainerStatus(), node.container_records)
         try:
             with step("write the record"):
                 await node.container_records.create(container.id, metadata, container.status)
-            with step("make the root filesystem and the bundle"):
+            with step("mount the root filesystem"):
+                await mount_all(node, container)
+            with step("make the bundle"):
                 user = await asyncio.to_thread(_make, node, sandbox, container, image)
             with step("record that it is created"):
                 await container.update(ContainerStatus(created_at=metadata.created_at, user=user))
@@ -83,7 +85,9 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
         return metadata.id
 
 
-def _metadata(sandbox: Sandbox, config: v1.ContainerConfig, image: ImageRecord) -> ContainerMetadata:
+def _metadata(
+    sandbox: Sandbox, config: v1.ContainerConfig, image: ImageRecord, volumes: tuple[ImageVolume, ...]
+) -> ContainerMetadata:
     container_id = ContainerId(secrets.token_hex(32))
     log_path = f"{sandbox.config.log_directory}/{config.log_path}" if config.log_path else ""
     return ContainerMetadata(
@@ -105,6 +109,7 @@ def _metadata(sandbox: Sandbox, config: v1.ContainerConfig, image: ImageRecord) 
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         config=bytes(config),
+        volumes=volumes,
     )
 
 
@@ -122,15 +127,9 @@ def image_facts(image: ImageRecord) -> ImageFacts:
 
 
 def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord) -> ResolvedUser:
-    """Everything that touches disk or mounts, in one thread: some ten system calls and three small files."""
+    """Everything else that touches the disk, in one thread: some ten system calls and two small files."""
     config, metadata = container.config, container.metadata
     paths = node.layout.container(metadata.id)
-    for directory, mode in ((paths.upper, 0o755), (paths.work, 0o700), (paths.state, 0o700), (paths.rootfs, 0o755)):
-        os.makedirs(directory, mode, exist_ok=True)
-    layers = node.images.layer_paths(metadata.diff_ids)
-    # The root directory itself is the writable layer's: it must look as the image's does.
-    files.copy_attributes(layers[-1], paths.upper)
-    overlay.mount_overlay(layers, upper=paths.upper, work=paths.work, target=paths.rootfs)
     facts = image_facts(image)
     identity = resolve_identity(
         config.linux.security_context,
@@ -150,7 +149,7 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
         host=node.host,
         rootfs=paths.rootfs,
         cgroup=metadata.cgroup,
-        mounts=tuple(_mount_source(request) for request in config.mounts),
+        mounts=tuple(sources(paths, config)),
         devices=tuple(_granted_devices(config)),
         host_devices=tuple(device.host_devices()) if privileged else (),
         target_pid_namespace=_target_pid_namespace(node, sandbox, config),
@@ -179,14 +178,6 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
         hostname_file=paths.hostname,
         shm=paths.shm if "ipc" in metadata.namespaces else "/dev/shm",  # noqa: S108 - the host's IPC includes its shm
     )
-
-
-def _mount_source(request: v1.Mount) -> MountSource:
-    """The host's path with links resolved; a missing one is made as a directory, as both peers do."""
-    source = os.path.realpath(request.host_path)
-    if not os.path.lexists(source):
-        os.makedirs(source, 0o755, exist_ok=True)
-    return MountSource(request, source)
 
 
 def _granted_devices(config: v1.ContainerConfig) -> list[GrantedDevice]:

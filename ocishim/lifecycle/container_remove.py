@@ -7,9 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 from ocishim.errors import OcishimError, OperationFailed
+from ocishim.lifecycle.container_mounts import unmount_all
 from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.jobs import step
-from ocishim.linux import cgroup, files, mount
+from ocishim.linux import cgroup, files
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
@@ -61,7 +62,7 @@ def _clear(node: Node, container: Container) -> None:
     if not cgroup.kill_all(metadata.cgroup):
         raise OcishimError(f"{container.title}: processes in cgroup {metadata.cgroup} do not die")
     cgroup.remove(metadata.cgroup)
-    mount.unmount_all(paths.rootfs)
+    unmount_all(paths, len(metadata.volumes))
     files.remove_tree(paths.state)
     files.remove_tree(f"{paths.sockets}/{metadata.id}")
     files.unlink(paths.exit_file)

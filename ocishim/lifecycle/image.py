@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -43,7 +44,8 @@ class Registries:
     async def pull(self, name: str, credentials: Credentials | None) -> ImageRecord:
         """Fetch an image, or join the pull of it that is under way with the same credentials."""
         key, what = self._key(name, credentials)
-        return await self._node.jobs.run(key, what, None, lambda: self._pull(key, name, credentials))
+        operation = functools.partial(self._pull, key, name, credentials)
+        return await self._node.jobs.run(key, what, None, operation, resumes=True)
 
     def progress(self, name: str, credentials: Credentials | None) -> Progress:
         """How far the pull that `pull` would start or join is."""

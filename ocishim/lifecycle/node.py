@@ -9,6 +9,7 @@ from ocishim.errors import NotFound
 
 if TYPE_CHECKING:
     from ocishim.config import Settings
+    from ocishim.images.rootfs import RootFilesystems
     from ocishim.images.store import ImageStore
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.jobs import Jobs
@@ -34,6 +35,7 @@ class Node:
     runtimes: Runtimes
     cni: Cni
     images: ImageStore
+    rootfs: RootFilesystems
     jobs: Jobs
     sandbox_records: Records[SandboxMetadata, SandboxStatus]
     container_records: Records[ContainerMetadata, ContainerStatus]

@@ -75,6 +75,14 @@ class ContainerPaths:
         """Where the root filesystem is mounted."""
         return f"{self.state}/rootfs"
 
+    def volume(self, number: int) -> str:
+        """Where an image volume is mounted."""
+        return f"{self.state}/volumes/{number}"
+
+    def volume_scratch(self, number: int) -> str:
+        """An image volume's own directory on the store's filesystem: empty, or its copy without overlayfs."""
+        return f"{self.root}/volumes/{number}"
+
     @property
     def bundle(self) -> str:
         """The OCI bundle: config.json beside rootfs, and conmon's files."""

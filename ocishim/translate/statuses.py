@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,19 @@ def container_entry(metadata: ContainerMetadata, status: ContainerStatus, config
     )
 
 
+def _mounts(metadata: ContainerMetadata, config: v1.ContainerConfig) -> list[v1.Mount]:
+    """The request's mounts; those of image volumes say by digest what was mounted."""
+    references = {volume.container_path: volume.image_ref for volume in metadata.volumes}
+    mounts = []
+    for asked in config.mounts:
+        shown = asked
+        if asked.image.image:
+            image = dataclasses.replace(asked.image, image_ref=references.get(asked.container_path, ""))
+            shown = dataclasses.replace(asked, image=image)
+        mounts.append(shown)
+    return mounts
+
+
 def container_status(
     metadata: ContainerMetadata, status: ContainerStatus, config: v1.ContainerConfig
 ) -> v1.ContainerStatus:
@@ -112,7 +126,7 @@ def container_status(
         message=status.message,
         labels=config.labels,
         annotations=config.annotations,
-        mounts=config.mounts,
+        mounts=_mounts(metadata, config),
         log_path=metadata.log_path,
         resources=v1.ContainerResources(linux=config.linux.resources),
         image_id=metadata.image_id,

@@ -124,8 +124,9 @@ def _mounts(mounts: Sequence[v1.Mount]) -> None:
         if mount.container_path.strip("/") in ("", "."):
             raise fields.refuse(f"{path}.container_path", mount.container_path, "is the root itself")
         if mount.image.image:
-            raise InvalidArgument(f"{path}.image: ImageVolumeMountFailed: image volumes are not supported yet")
-        fields.absolute(f"{path}.host_path", mount.host_path)
+            _image_volume(path, mount)
+        else:
+            fields.absolute(f"{path}.host_path", mount.host_path)
         fields.known(f"{path}.propagation", mount.propagation, v1.MountPropagation.__members__)
         if mount.recursive_read_only and (
             not mount.readonly or mount.propagation != v1.MountPropagation.PROPAGATION_PRIVATE
@@ -136,6 +137,22 @@ def _mounts(mounts: Sequence[v1.Mount]) -> None:
                 raise fields.refuse(f"{path}.mount_options", option, f"is none of {', '.join(_MOUNT_OPTIONS)}")
         if mount.uid_mappings or mount.gid_mappings:
             raise InvalidArgument(f"{path}.uidMappings: id-mapped mounts are not supported yet")
+
+
+def _image_volume(path: str, mount: v1.Mount) -> None:
+    fields.text(f"{path}.image.image", mount.image.image)
+    fields.text(f"{path}.image_sub_path", mount.image_sub_path)
+    problem = (
+        "readonly: must be set"
+        if not mount.readonly
+        else "host_path: must be empty"
+        if mount.host_path
+        else "propagation: must be PROPAGATION_PRIVATE"
+        if mount.propagation != v1.MountPropagation.PROPAGATION_PRIVATE
+        else ""
+    )
+    if problem:
+        raise InvalidArgument(f"{path}.{problem} for an image volume (ImageVolumeMountFailed)")
 
 
 def _device(path: str, device: v1.Device) -> None:

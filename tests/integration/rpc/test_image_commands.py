@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# The runtime has no part in this.
+pytestmark = pytest.mark.parametrize("node", ["crun"], indirect=True, scope="session")
+
 BUSYBOX = "docker.io/library/busybox:latest"
 BIG = making.image(
     making.tar(making.member("noise", data=os.urandom(24 << 20))), making.tar(making.member("small", data=b"small"))

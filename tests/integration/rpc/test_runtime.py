@@ -27,7 +27,8 @@ def test_the_version_is_what_kubelet_needs(node: Node) -> None:
 
 def test_runtime_and_network_are_ready_and_handlers_are_listed(node: Node) -> None:
     answer = node.runtime.Status(pb.StatusRequest())
-    assert {each.type: each.status for each in answer.status.conditions} == {"RuntimeReady": True, "NetworkReady": True}
+    conditions = {each.type: each.status for each in answer.status.conditions}
+    assert conditions == {"RuntimeReady": True, "NetworkReady": True, "OverlayReady": True}
     assert [each.name for each in answer.runtime_handlers] == ["", "crun", "runc"]
     assert not answer.info
 
