@@ -9,155 +9,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
-import subprocess
 import sys
-import tarfile
-import tempfile
-import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
 
-import grpc
-from cri_api.v1 import api_pb2, api_pb2_grpc
+from cri_api.v1 import api_pb2
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "bundles"))
 from busybox_image import write_layout
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from bench.side_by_side import PAUSE, Server, containerd, ocishim, private_directory, runtime_service
 
-T = TypeVar("T")
 IMAGE = "docker.io/library/bench:latest"
-PAUSE = "docker.io/library/bench-pause:latest"
-STEPS = (
-    "RunPodSandbox",
-    "CreateContainer",
-    "StartContainer",
-    "ExecSync",
-    "StopContainer",
-    "RemoveContainer",
-    "StopPodSandbox",
-    "RemovePodSandbox",
-)
-BRIDGES = ("ocibench0", "cdbench0")
-READY_WITHIN = 30.0
-
-
-@dataclass
-class Server:
-    """A CRI server under measurement."""
-
-    name: str
-    channel: grpc.Channel
-    times: dict[str, list[float]] = field(default_factory=lambda: {step: [] for step in STEPS})
-
-    def timed(self, step: str, call: Callable[[Any], T], request: Any) -> T:
-        """Call, and note the milliseconds."""
-        began = time.perf_counter()
-        answer = call(request)
-        self.times[step].append((time.perf_counter() - began) * 1000)
-        return answer
-
-
-def conflist(scratch: Path, name: str, subnet: str) -> Path:
-    """A CNI directory with a bridge of that name."""
-    directory = scratch / f"cni-{name}"
-    directory.mkdir()
-    bridge = {
-        "type": "bridge",
-        "bridge": name,
-        "isGateway": True,
-        "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}]},
-    }
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
-    content = {"cniVersion": "0.4.0", "name": name, "plugins": [bridge, portmap]}
-    (directory / "10.conflist").write_text(json.dumps(content))
-    return directory
-
-
-def stub(channel: grpc.Channel) -> api_pb2_grpc.RuntimeServiceStub:
-    """The client's methods."""
-    return api_pb2_grpc.RuntimeServiceStub(channel)  # type: ignore[no-untyped-call] # generated without types
-
-
-def ready(address: str) -> grpc.Channel:
-    """A channel to a server that answers."""
-    channel = grpc.insecure_channel(f"unix://{address}")
-    deadline = time.monotonic() + READY_WITHIN
-    while True:
-        try:
-            stub(channel).Version(api_pb2.VersionRequest(), timeout=1)
-        except grpc.RpcError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return channel
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[None]:
-    """A process for the time of the block."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
-        try:
-            yield
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
-
-
-@contextmanager
-def ocishim(scratch: Path, runtime: str, layout: Path) -> Iterator[Server]:
-    """Our server."""
-    address = scratch / "ocishim.sock"
-    cni = conflist(scratch, BRIDGES[0], "10.97.1.0/24")
-    config = scratch / "ocishim.toml"
-    config.write_text(
-        f'root = "{scratch}/oroot"\nstate = "{scratch}/ostate"\nlisten = "unix://{address}"\n'
-        f'default_runtime = "{runtime}"\n[cni]\nconf_dir = "{cni}"\n[containers]\ncgroup_parent = "/ocibench"\n'
-    )
-    serve = [sys.executable, "-m", "ocishim", "serve", "--config", str(config)]
-    with running(serve, scratch / "ocishim.log"):
-        channel = ready(str(address))
-        load = [sys.executable, "-m", "ocishim", "images", "load", str(layout), "--listen", f"unix://{address}"]
-        subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
-        yield Server("ocishim", channel)
-
-
-@contextmanager
-def containerd(scratch: Path, runtime: str, layouts: list[Path]) -> Iterator[Server]:
-    """The peer."""
-    address = scratch / "containerd.sock"
-    cni = conflist(scratch, BRIDGES[1], "10.97.2.0/24")
-    cri = 'plugins."io.containerd.grpc.v1.cri"'
-    config = scratch / "containerd.toml"
-    config.write_text(
-        f'version = 2\nroot = "{scratch}/croot"\nstate = "{scratch}/cstate"\n[grpc]\naddress = "{address}"\n'
-        f'[{cri}]\nsandbox_image = "{PAUSE}"\nstream_server_port = "0"\nrestrict_oom_score_adj = true\n'
-        f'disable_apparmor = true\n[{cri}.cni]\nconf_dir = "{cni}"\nbin_dir = "/usr/lib/cni"\n'
-        f'[{cri}.containerd]\ndefault_runtime_name = "bench"\n'
-        f'[{cri}.containerd.runtimes.bench]\nruntime_type = "io.containerd.runc.v2"\n'
-        f'[{cri}.containerd.runtimes.bench.options]\nBinaryName = "/usr/bin/{runtime}"\n'
-    )
-    with running(["/usr/bin/containerd", "--config", str(config)], scratch / "containerd.log"):
-        channel = ready(str(address))
-        for layout in layouts:
-            tar = scratch / f"{layout.name}.tar"
-            with tarfile.open(tar, "w") as archive:
-                archive.add(layout, arcname=".")
-            load = ["/usr/bin/ctr", "-a", str(address), "-n", "k8s.io", "images", "import", str(tar)]
-            subprocess.run(load, check=True, stdout=subprocess.DEVNULL)
-        yield Server("containerd", channel)
 
 
 def one_round(server: Server, number: int) -> None:
     """One pod with one container, from start to end."""
-    runtime = stub(server.channel)
+    runtime = runtime_service(server.channel)
     pod = api_pb2.PodSandboxConfig(
         metadata=api_pb2.PodSandboxMetadata(name=f"bench-{number}", namespace="bench", uid=f"{number}"),
         linux=api_pb2.LinuxPodSandboxConfig(
@@ -216,29 +86,23 @@ def main() -> int:
     parser.add_argument("--runtime", choices=("crun", "runc"), default="crun")
     parser.add_argument("--output", choices=("table", "json"), default="table")
     chosen = parser.parse_args()
-    scratch = Path(tempfile.mkdtemp(prefix="ocibench-", dir="/var/tmp"))
-    try:
-        with ExitStack() as stack:
-            layouts = [scratch / "image", scratch / "pause"]
-            for layout, name, command in zip(
-                layouts, (IMAGE, PAUSE), (["/bin/sh"], ["/bin/sleep", "1000000"]), strict=True
-            ):
-                layout.mkdir()
-                write_layout(layout, name, command)
-            ours = stack.enter_context(ocishim(scratch, chosen.runtime, layouts[0]))
-            peer = stack.enter_context(containerd(scratch, chosen.runtime, layouts))
-            for number in range(chosen.rounds + 1):
+    with private_directory() as scratch, ExitStack() as stack:
+        layouts = [scratch / "image", scratch / "pause"]
+        for layout, name, command in zip(
+            layouts, (IMAGE, PAUSE), (["/bin/sh"], ["/bin/sleep", "1000000"]), strict=True
+        ):
+            layout.mkdir()
+            write_layout(layout, name, command)
+        ours = stack.enter_context(ocishim(scratch, chosen.runtime, layouts[:1]))
+        peer = stack.enter_context(containerd(scratch, chosen.runtime, layouts))
+        for number in range(chosen.rounds + 1):
+            for server in (ours, peer):
+                one_round(server, number)
+            print(f"\r{number}/{chosen.rounds}", end="", file=sys.stderr, flush=True)  # noqa: T201
+            if number == 0:  # a warm-up, not counted
                 for server in (ours, peer):
-                    one_round(server, number)
-                print(f"\r{number}/{chosen.rounds}", end="", file=sys.stderr, flush=True)  # noqa: T201
-                if number == 0:  # a warm-up, not counted
-                    for server in (ours, peer):
-                        server.times = {step: [] for step in STEPS}
-            rows = report(ours, peer)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for bridge in BRIDGES:
-            subprocess.run(["/usr/sbin/ip", "link", "delete", bridge], check=False, stderr=subprocess.DEVNULL)
+                    server.times.clear()
+        rows = report(ours, peer)
     print(file=sys.stderr)  # noqa: T201
     if chosen.output == "json":
         print(json.dumps(rows))  # noqa: T201
