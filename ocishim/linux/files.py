@@ -48,6 +48,16 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def start_writeback(path: str) -> None:
+    """Let the kernel begin to write a file's content to disk and do not wait, so that a later sync has less to do."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            libc.sync_file_range(fd, libc.SYNC_FILE_RANGE_WRITE)
+        finally:
+            os.close(fd)
+
+
 def unlink(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
