@@ -8,12 +8,14 @@ import shutil
 import stat
 from contextlib import suppress
 
+from ocishim.effects import effect
 from ocishim.linux import libc
 
 _SECTOR = 512
 """The unit of st_blocks, whatever the filesystem's own is (stat(2))."""
 
 
+@effect
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace path by data, so that a reader or a crash sees the old or the new content, never a part.
 
@@ -58,6 +60,13 @@ def start_writeback(path: str) -> None:
             os.close(fd)
 
 
+@effect
+def rename(source: str, target: str) -> None:
+    """rename(2)."""
+    os.rename(source, target)
+
+
+@effect
 def unlink(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
@@ -67,6 +76,7 @@ def unlink(path: str) -> bool:
     return True
 
 
+@effect
 def remove_tree(path: str) -> None:
     """Remove a directory tree and be content where it is gone already; never follows symbolic links."""
     with suppress(FileNotFoundError):
