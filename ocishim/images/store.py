@@ -106,6 +106,8 @@ class ImageStore:
         self._layers: dict[str, LayerRecord] = {}
         self._holders: dict[str, frozenset[str]] = {}
         self._kept_until: dict[str, float] = {}
+        self._doomed: set[str] = set()
+        """Layers to remove where nothing uses them, among them those whose removal has failed once."""
         self._unpacking: dict[str, _Turn] = {}
         self._lock = asyncio.Lock()
 
@@ -238,12 +240,12 @@ class ImageStore:
     async def _remove(self, name: str) -> None:
         async with self._lock:
             record = self.find(name)
-            if record is None:
-                return
-            self._forget(record)
-            await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
-            await asyncio.to_thread(files.unlink, self.config_path(record.id))
-            await self._drop_unused(record.diff_ids)
+            if record is not None:
+                # Forgotten when it is gone from the disk: until then a retry must find it.
+                await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
+                await asyncio.to_thread(files.unlink, self.config_path(record.id))
+                self._forget(record)
+            await self._drop_unused(record.diff_ids if record else ())
 
     @asynccontextmanager
     async def unpacking(self, diff_id: str) -> AsyncIterator[None]:
@@ -310,12 +312,21 @@ class ImageStore:
             await self._drop_unused(list(self._layers))
 
     async def _drop_unused(self, diff_ids: Iterable[str]) -> None:
-        doomed = {*diff_ids, *self._overdue()}
+        self._doomed |= {*diff_ids, *self._overdue()}
+        for diff_id in sorted(self._doomed):
+            # Looked at for each anew: a pull may have come to want it while another was being removed.
+            if diff_id not in self._used() and (layer := self._layers.pop(diff_id, None)) is not None:
+                try:
+                    await asyncio.to_thread(self._remove_layer, _hex(diff_id))
+                except OSError:
+                    if os.path.isdir(self.layer_directory(diff_id)):  # noqa: ASYNC240 - one stat, after a failure
+                        self._layers[diff_id] = layer
+                    raise
+            self._doomed.discard(diff_id)
+
+    def _used(self) -> set[str]:
         used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}
-        used |= {diff_id for held in self._holders.values() for diff_id in held}
-        for diff_id in doomed - used:
-            if self._layers.pop(diff_id, None) is not None:
-                await asyncio.to_thread(self._remove_layer, _hex(diff_id))
+        return used.union(*self._holders.values())
 
     def _remove_layer(self, name: str) -> None:
         # Out of sight first: a crash in the middle of removing must not leave half a layer under its name.
