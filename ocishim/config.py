@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ocishim.errors import InvalidArgument
 
@@ -19,6 +19,12 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+RLIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
+    *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+)
+"""Without RLIMIT_, in lower case (setrlimit(2))."""
+RlimitName = Annotated[str, Field(pattern=f"^({'|'.join(RLIMITS)})$")]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)] | Literal["unlimited"]
 
 
@@ -55,6 +61,13 @@ class RlimitSettings(Section):
 
     soft: Limit
     hard: Limit
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RlimitSettings:
+        soft, hard = self.soft, self.hard
+        if isinstance(hard, int) and (not isinstance(soft, int) or soft > hard):
+            raise ValueError(f"soft, {soft}, is above hard, {hard}")
+        return self
 
 
 class MountSettings(Section):
@@ -134,7 +147,7 @@ class ContainerSettings(Section):
     mounts: list[MountSettings] = []
     capabilities: list[Annotated[str, Field(pattern=r"^(CAP_)?[A-Z_]+$")]] | None = None
     """What a container has that asks for nothing; absent: the ecosystem's fourteen."""
-    rlimits: dict[Annotated[str, Field(pattern=r"^[a-z]+$")], RlimitSettings] = {}
+    rlimits: dict[RlimitName, RlimitSettings] = {}
     """By name (nofile, nproc, core, ...); what is not here is as the server's own."""
     sysctls: dict[str, str] = {}
     """For every pod that has the namespace they belong to; the request's win."""

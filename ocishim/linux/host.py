@@ -6,9 +6,10 @@ import os
 import platform
 import resource
 
+from ocishim.config import RLIMITS
 from ocishim.linux import cgroup
 from ocishim.translate.facts import HostFacts
-from ocishim.translate.rlimits import INFINITY, NAMES
+from ocishim.translate.rlimits import INFINITY
 from ocishim.translate.security import KERNEL_CAPABILITIES
 
 
@@ -34,7 +35,7 @@ def gather() -> HostFacts:
 def hard_limits() -> dict[str, int]:
     """This process's hard limits by name; RLIM_INFINITY as the runtime spec has it, 2**64 - 1."""
     found = {}
-    for name in sorted(NAMES):
+    for name in RLIMITS:
         number = getattr(resource, f"RLIMIT_{name.upper()}", None)
         if number is not None:
             hard = resource.getrlimit(number)[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ocishim.errors import InvalidArgument
 from ocishim.spec.runtime import Rlimit
 
 if TYPE_CHECKING:
@@ -15,20 +14,6 @@ if TYPE_CHECKING:
 
 INFINITY: Final = 2**64 - 1
 """RLIM_INFINITY (getrlimit(2))."""
-NAMES: Final = frozenset(
-    {"as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"}
-    | {"nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"}
-)
-"""Without RLIMIT_, in lower case."""
-
-
-def check(settings: Mapping[str, RlimitSettings]) -> None:
-    """Raises InvalidArgument that names the key for an unknown limit, or a soft one above the hard one."""
-    for name, limit in settings.items():
-        if name not in NAMES:
-            raise InvalidArgument(f"containers.rlimits.{name}: is none of {', '.join(sorted(NAMES))}")
-        if _number(limit.soft) > _number(limit.hard):
-            raise InvalidArgument(f"containers.rlimits.{name}.soft: {limit.soft} is above hard, {limit.hard}")
 
 
 def rlimits(settings: Mapping[str, RlimitSettings], host: HostFacts) -> list[Rlimit] | None:

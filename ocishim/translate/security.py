@@ -109,10 +109,15 @@ def canonical_capability(given: str) -> str:
 def check_capabilities(path: str, capabilities: v1.Capability) -> None:
     """Raises InvalidArgument for a name that no kernel knows."""
     for key in ("add_capabilities", "drop_capabilities", "add_ambient_capabilities"):
-        for given in getattr(capabilities, key):
-            name = canonical_capability(given)
-            if name not in KERNEL_CAPABILITIES and (name != "ALL" or key == "add_ambient_capabilities"):
-                raise fields.refuse(f"{path}.{key}", given, "is no capability")
+        check_names(f"{path}.{key}", getattr(capabilities, key), allow_all=key != "add_ambient_capabilities")
+
+
+def check_names(path: str, names: Iterable[str], *, allow_all: bool = False) -> None:
+    """Raises InvalidArgument for the first that is no capability."""
+    for index, given in enumerate(names):
+        name = canonical_capability(given)
+        if name not in KERNEL_CAPABILITIES and not (allow_all and name == "ALL"):
+            raise fields.refuse(f"{path}[{index}]", given, "is no capability")
 
 
 def capabilities(
