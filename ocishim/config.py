@@ -19,6 +19,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+SysctlName = Annotated[
+    str, Field(pattern=r"^(net[./]|kernel[./](shm|msg)|kernel[./]sem$|fs[./]mqueue[./])[A-Za-z0-9_./-]*$")
+]
+"""What a namespace of a pod keeps to itself; all else would change the host."""
 RLIMITS = (
     *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
     *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
@@ -149,7 +153,7 @@ class ContainerSettings(Section):
     """What a container has that asks for nothing; absent: the ecosystem's fourteen."""
     rlimits: dict[RlimitName, RlimitSettings] = {}
     """By name (nofile, nproc, core, ...); what is not here is as the server's own."""
-    sysctls: dict[str, str] = {}
+    sysctls: dict[SysctlName, Annotated[str, Field(pattern=r"^[^\n\r\x00+]*$")]] = {}
     """For every pod that has the namespace they belong to; the request's win."""
     timezone: Annotated[str, Field(pattern=r"^(local|[A-Za-z0-9+_-]+(/[A-Za-z0-9+_-]+)*)?$")] = ""
     """/etc/localtime of every container: `local`, or a name such as Europe/Berlin; empty: the image's."""

@@ -165,7 +165,7 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
     metadata = sandbox.metadata
     paths = node.layout.sandbox(metadata.id)
     namespaces = {kind: f"{paths.namespaces}/{kind}" for kind in metadata.namespaces}
-    if sandbox.status.pause is not None:
+    if sandbox.status.pause is not None and metadata.shared_pid:
         namespaces["pid"] = f"/proc/{sandbox.status.pause.pid}/ns/pid"
     return SandboxFacts(
         id=metadata.id,

@@ -10,21 +10,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition
-from ocishim.linux import device, files, host
+from ocishim.linux import device, files, host, labels
 from ocishim.linux.shipped import shipped
 from ocishim.translate import cdi, hooks, rlimits, seccomp, security
 from ocishim.translate.annotations import passed_on
 from ocishim.translate.facts import Defaults, GrantedDevice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from ocishim.api.runtime import v1
     from ocishim.lifecycle.node import Node
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.runtime.oci import OciRuntime
     from ocishim.spec import runtime as spec
-    from ocishim.translate.facts import ContainerInputs, DeviceFacts
+    from ocishim.translate.facts import ContainerInputs, DeviceFacts, MountSource
     from ocishim.translate.seccomp import SecurityContext
 
 _RRO_KERNEL: Final = (5, 12)
@@ -54,6 +54,7 @@ def completed(node: Node, sandbox: Sandbox, runtime: OciRuntime, inputs: Contain
     config, chosen = inputs.config, runtime.settings
     context = config.linux.security_context
     withheld = chosen is not None and chosen.privileged_without_host_devices
+    relabel(node, config, inputs.mounts)
     given = defaults(node)
     held = security.capabilities(context, node.host, root=inputs.identity.uid == 0, default=given.capabilities)
     allowed = chosen.allowed_annotations if chosen else ()
@@ -149,6 +150,16 @@ def defaults(node: Node) -> Defaults:
         if named is None
         else tuple(security.canonical_capability(name) for name in named),
     )
+
+
+def relabel(node: Node, config: v1.ContainerConfig, found: Iterable[MountSource]) -> None:
+    """Give the sources of mounts that ask for it the SELinux label of the container's files, where there are labels."""
+    label = security.mount_label(security.selinux_label(config.linux.security_context, node.host))
+    if label is None:
+        return
+    for index, each in enumerate(found):
+        if each.request.selinux_relabel:
+            labels.relabel(each.source, label, f"config.mounts[{index}].selinux_relabel")
 
 
 def set_timezone(node: Node, config: v1.ContainerConfig, rootfs: str) -> None:

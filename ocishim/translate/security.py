@@ -264,7 +264,9 @@ def mount_label(label: str | None) -> str | None:
     return f"system_u:object_r:container_file_t:{level}"
 
 
-def selinux_label(context: v1.LinuxContainerSecurityContext, host: HostFacts) -> str | None:
+def selinux_label(
+    context: v1.LinuxContainerSecurityContext | v1.LinuxSandboxSecurityContext, host: HostFacts
+) -> str | None:
     """The process label, None where the kernel has no SELinux and none was asked for by name."""
     options = context.selinux_options
     parts = (options.user, options.role, options.type, options.level)
