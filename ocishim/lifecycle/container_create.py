@@ -57,7 +57,7 @@ async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerCon
 
 
 async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> ContainerId:
-    async with sandbox.lock:
+    with sandbox.makings.one():
         if not sandbox.is_ready:
             raise FailedPrecondition(
                 f"{sandbox.title} ({sandbox.id[:13]}) is not ready: no container can be made in it"
