@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from ocishim.spec.seccomp import Profile
 from ocishim.translate import seccomp
 from ocishim.translate.security import DEFAULT_CAPABILITIES, KERNEL_CAPABILITIES
+
+if TYPE_CHECKING:
+    from ocishim.spec.seccomp import Profile
 
 TOP = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(TOP / "bundles"))
