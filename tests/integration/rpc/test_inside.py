@@ -119,7 +119,7 @@ def test_the_default_seccomp_profile_keeps_a_container_from_new_namespaces(
 
 def test_programs_run_under_the_default_profile(pods: Pods, pod: str) -> None:
     script = "(sleep 0.01 & wait); ls -l / | sort | head -n 1; echo a > /tmp/a; date; ping -c1 127.0.0.1"
-    said = pods.output(pod, "sh", "-c", f"{script} > /dev/null && echo fine", linux=secured(seccomp=DEFAULT))
+    said = pods.output(pod, "sh", "-c", f"{{ {script}; }} > /dev/null && echo fine", linux=secured(seccomp=DEFAULT))
     assert said == "fine"
 
 
