@@ -320,7 +320,7 @@ class ImageStore:
     def _remove_layer(self, name: str) -> None:
         # Out of sight first: a crash in the middle of removing must not leave half a layer under its name.
         doomed = self.incoming(f"removed-{name}")
-        os.rename(f"{self.root}/layers/{name}", doomed)
+        files.rename(f"{self.root}/layers/{name}", doomed)
         files.remove_tree(doomed)
 
     def incoming(self, name: str) -> str:
@@ -341,7 +341,7 @@ class ImageStore:
 
     def _add_layer(self, name: str, directory: str, layer: LayerRecord) -> None:
         files.write_atomic(f"{directory}/layer.json", layer.model_dump_json().encode())
-        os.rename(directory, f"{self.root}/layers/{name}")
+        files.rename(directory, f"{self.root}/layers/{name}")
         files.sync_directory(f"{self.root}/layers")
 
     def layer(self, diff_id: str) -> LayerRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
@@ -51,8 +52,13 @@ async def _start(node: Node, container: Container) -> None:
             await _clear(node, container)
             raise
         status = container.status.model_copy(update={"started_at": started_at, "process": process})
-        with step("record the start"):
-            await container.update(status)
+        try:
+            with step("record the start"):
+                await container.update(status)
+        except OSError as error:
+            # It runs, and must not be lost: a restart finds it by the intent that is on disk.
+            log.error("%s: that it runs cannot be recorded: %s", container.title, error)  # noqa: TRY400 - no bug
+            container.presume(status)
         watch(node, container, process)
 
 
@@ -96,14 +102,14 @@ async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
     return ProcessRef(pid=pid, start=found.start), started_at
 
 
-def watch(node: Node, container: Container, process: ProcessRef) -> None:
-    """Hold on to the container's process and record its end when it comes."""
+def watch(node: Node, container: Container, process: ProcessRef | None) -> None:
+    """Hold on to the container's process (None: it has ended) and record its end when it comes."""
     if container.exit_report is None:
         container.exit_report = asyncio.get_running_loop().create_future()
-    try:
-        container.process = proc.ForeignProcess(process.pid, process.start)
-    except ProcessLookupError:
-        container.process = None  # it has ended already; its exit file tells how
+    container.process = None
+    if process is not None:
+        with suppress(ProcessLookupError):  # it has ended meanwhile; its exit file tells how
+            container.process = proc.ForeignProcess(process.pid, process.start)
     node.jobs.spawn(supervise(node, container), f"supervise {container.title}")
 
 

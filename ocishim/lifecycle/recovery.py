@@ -123,9 +123,8 @@ async def _observe_container(node: Node, container: Container) -> ContainerObser
 
 
 async def _act(node: Node, container: Container, action: Action) -> None:
-    process = container.status.process
-    if action in ("watch", "finish") and process is not None:
-        watch(node, container, process)
+    if action in ("watch", "finish"):
+        watch(node, container, container.status.process)
     elif action == "clear" and container.status.launched_at:
         paths = node.layout.container(container.metadata.id)
         if await asyncio.to_thread(os.path.isdir, f"{node.runtime_of(container).root}/{container.id}"):

@@ -8,12 +8,14 @@ import shutil
 import stat
 from contextlib import suppress
 
+from ocishim.effects import effect
 from ocishim.linux import libc
 
 _SECTOR = 512
 """The unit of st_blocks, whatever the filesystem's own is (stat(2))."""
 
 
+@effect
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace path by data, so that a reader or a crash sees the old or the new content, never a part.
 
@@ -48,6 +50,23 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def start_writeback(path: str) -> None:
+    """Let the kernel begin to write a file's content to disk and do not wait, so that a later sync has less to do."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            libc.sync_file_range(fd, libc.SYNC_FILE_RANGE_WRITE)
+        finally:
+            os.close(fd)
+
+
+@effect
+def rename(source: str, target: str) -> None:
+    """rename(2)."""
+    os.rename(source, target)
+
+
+@effect
 def unlink(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
@@ -57,6 +76,7 @@ def unlink(path: str) -> bool:
     return True
 
 
+@effect
 def remove_tree(path: str) -> None:
     """Remove a directory tree and be content where it is gone already; never follows symbolic links."""
     with suppress(FileNotFoundError):

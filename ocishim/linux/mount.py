@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from ocishim.effects import effect
 from ocishim.linux import libc
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ _OPTIONAL: Final = 6
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
+@effect
 def bind(source: str, target: str, *, recursive: bool = False) -> None:
     """Bind-mount source on target; both must exist and be of the same kind."""
     libc.mount(source, target, None, libc.MS_BIND | (libc.MS_REC if recursive else 0))
 
 
+@effect
 def mount(source: str, target: str, fstype: str, *, flags: int = 0, data: str | None = None) -> None:
     """Mount a file system; a thin name for mount(2) without bind flags."""
     libc.mount(source, target, fstype, flags, data)
@@ -44,6 +47,7 @@ def make_private(target: str) -> None:
     libc.mount(None, target, None, libc.MS_PRIVATE)
 
 
+@effect
 def unmount(target: str, *, detach: bool = True) -> bool:
     """Take the topmost mount at target away; False where nothing was mounted or target is gone.
 

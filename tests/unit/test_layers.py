@@ -31,6 +31,7 @@ ROWS = (
     ("model",),
     ("config",),
     ("errors",),
+    ("effects",),
     ("",),  # ocishim/__init__.py: the version, and nothing else
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
