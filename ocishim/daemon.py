@@ -94,7 +94,7 @@ async def serve(settings: Settings) -> None:
 
 async def _node(settings: Settings, layout: Layout) -> Node:
     check_names("containers.capabilities", settings.containers.capabilities or ())
-    runtimes = await choice.with_features(choice.find(settings, f"{settings.state}/runtimes"))
+    runtimes = await choice.with_abilities(choice.find(settings, f"{settings.state}/runtimes"))
     for runtime in runtimes.by_name.values():
         os.makedirs(runtime.root, mode=0o700, exist_ok=True)
     chosen = settings.images

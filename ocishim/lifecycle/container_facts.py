@@ -43,7 +43,7 @@ def check_runtime(runtime: OciRuntime, config: v1.ContainerConfig) -> None:
         problem = ""
         if seccomp.kernel_version(release) < _RRO_KERNEL:
             problem = f"kernel {release} is older than {_RRO_KERNEL[0]}.{_RRO_KERNEL[1]}"
-        elif not runtime.features.recursive_readonly:
+        elif not runtime.abilities.recursive_readonly:
             problem = f"runtime {runtime.name} does not say that it knows the mount option rro"
         if problem:
             raise FailedPrecondition(f"RROUnsupported: config.mounts[{index}].recursive_read_only: {problem}")
@@ -100,7 +100,7 @@ def cdi_edits(node: Node, config: v1.ContainerConfig, runtime: OciRuntime) -> cd
             continue  # its description may say all there is to say
         if found is not None:
             nodes[path] = found
-    return cdi.CdiEdits(edits, nodes, runtime.features)
+    return cdi.CdiEdits(edits, nodes, moves_interfaces=runtime.abilities.net_devices)
 
 
 def seccomp_filter(node: Node, context: SecurityContext, capabilities: Sequence[str], path: str) -> spec.Seccomp | None:

@@ -173,6 +173,7 @@ def make_directory_beneath(root: str, path: str) -> None:
         os.close(root_fd)
 
 
+@effect
 def replace_beneath(root: str, path: str, content: bytes) -> None:
     """Put a new file where path leads inside root, in place of whatever file or link is there.
 

@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from typing import Final
 
+from ocishim.effects import effect
 from ocishim.errors import InvalidArgument
 
 ATTRIBUTE: Final = "security.selinux"
@@ -17,6 +18,7 @@ _NOT_TO_BE_TOUCHED: Final = frozenset(
 """Relabelled, they would lock the host's own services out."""
 
 
+@effect
 def relabel(path: str, label: str, field: str, attribute: str = ATTRIBUTE) -> None:
     """Give a file, or a tree, a label. Blocks. A filesystem that has no labels is left as it is.
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition, NotFound
+from ocishim.runtime.abilities import probe
 from ocishim.runtime.oci import OciRuntime
 
 if TYPE_CHECKING:
@@ -67,11 +68,11 @@ def _runtime(settings: Settings, name: str, path: str, runtime_root: str, timeou
     return OciRuntime(name, path, root, timeout, chosen)
 
 
-async def with_features(runtimes: Runtimes) -> Runtimes:
+async def with_abilities(runtimes: Runtimes) -> Runtimes:
     """The same runtimes, each with what it says it can do; one that cannot be executed can do nothing."""
     asked = list(runtimes.by_name.values())
-    features = await asyncio.gather(*(runtime.probe() for runtime in asked))
-    known = {runtime.name: replace(runtime, features=found) for runtime, found in zip(asked, features, strict=True)}
+    found = await asyncio.gather(*(probe(runtime.path) for runtime in asked))
+    known = {runtime.name: replace(runtime, abilities=each) for runtime, each in zip(asked, found, strict=True)}
     return replace(runtimes, by_name=known)
 
 

@@ -8,22 +8,19 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ocishim.errors import OcishimError, OperationFailed
+from ocishim.errors import OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import runtime_error
-from ocishim.spec.features import Features, from_version, parse_features
+from ocishim.runtime.abilities import Abilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ocishim.config import RuntimeSettings
-
-_PROBE_WITHIN: Final = 10.0
-"""Seconds that a runtime gets to say what it can do."""
 
 
 class RuntimeState(BaseModel):
@@ -33,6 +30,7 @@ class RuntimeState(BaseModel):
 
     status: str
     pid: int = 0
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +43,12 @@ class OciRuntime:
     timeout: float
     settings: RuntimeSettings | None = None
     """What the operator has chosen for it; None for one that was found without being configured."""
-    features: Features = field(default_factory=Features)
+    abilities: Abilities = field(default_factory=Abilities)
 
     @property
     def is_vm(self) -> bool:
         """Whether a pod's containers share a sandbox that the runtime makes with the first of them."""
         return self.settings is not None and self.settings.type == "vm"
-
-    async def probe(self) -> Features:
-        """What it can do; nothing where it says nothing."""
-        for arguments in (("features",), ("--version",)):
-            try:
-                said = await process.run(
-                    [self.path, *arguments], what=f"{self.name} {arguments[0]}", within=_PROBE_WITHIN
-                )
-            except OcishimError:
-                return Features()
-            if said.returncode == 0:
-                found = parse_features(said.stdout) or from_version(said.stdout)
-                if found.known:
-                    return found
-        return Features()
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line for arguments."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from ocishim.api.runtime import v1
     from ocishim.spec.cdi import CdiSpec, DeviceNode
-    from ocishim.spec.features import Features
     from ocishim.translate.facts import DeviceFacts
 
 ANNOTATION: Final = "cdi.k8s.io/"
@@ -39,8 +38,8 @@ class CdiEdits:
     edits: tuple[ContainerEdits, ...] = ()
     nodes: Mapping[str, DeviceFacts] = field(default_factory=dict)
     """Those of the host's nodes that the edits name, by path."""
-    features: Features | None = None
-    """What the runtime can do."""
+    moves_interfaces: bool = False
+    """Whether the runtime can do what netDevices asks for."""
 
 
 def requested(config: v1.ContainerConfig) -> list[str]:
@@ -117,7 +116,7 @@ def apply(base: spec.RuntimeSpec, cdi: CdiEdits) -> spec.RuntimeSpec:
         for hook in edit.hooks:
             program = spec.Hook(path=hook.path, args=hook.args or None, env=hook.env or None, timeout=hook.timeout)
             result.hooks = add_hook(result.hooks, hook.hook_name, program)
-        _kernel(result.linux, edit, cdi.features)
+        _kernel(result.linux, edit, moves_interfaces=cdi.moves_interfaces)
     result.mounts = in_order(result.mounts)
     return result
 
@@ -170,7 +169,7 @@ def _device(result: spec.RuntimeSpec, node: DeviceNode, host: Mapping[str, Devic
         linux.resources.devices = [*linux.resources.devices, rule]
 
 
-def _kernel(linux: spec.Linux, edit: ContainerEdits, features: Features | None) -> None:
+def _kernel(linux: spec.Linux, edit: ContainerEdits, *, moves_interfaces: bool) -> None:
     rdt = edit.intel_rdt
     if rdt is not None:
         linux.intel_rdt = spec.IntelRdt(
@@ -184,7 +183,7 @@ def _kernel(linux: spec.Linux, edit: ContainerEdits, features: Features | None) 
         )
     if not edit.net_devices:
         return
-    if features is None or not features.net_devices:
+    if not moves_interfaces:
         names = ", ".join(device.host_interface_name for device in edit.net_devices)
         raise FailedPrecondition(
             f"config.CDI_devices: the CDI file moves network devices ({names}) into the container, and the runtime "

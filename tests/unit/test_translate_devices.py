@@ -14,7 +14,6 @@ from ocishim.api.runtime import v1
 from ocishim.errors import FailedPrecondition
 from ocishim.spec import runtime as spec
 from ocishim.spec.cdi import CdiSpec, parse_cdi, split_device
-from ocishim.spec.features import Features
 from ocishim.spec.hooks import HookFile, parse_hook
 from ocishim.translate import cdi, hooks
 from ocishim.translate.container import container_spec
@@ -114,12 +113,13 @@ def test_the_higher_priority_wins_equal_ones_contradict_and_a_missing_one_names_
         cdi.resolve(["v.com/d=z"], [low], {"/bad": "not JSON"})
 
 
-def applied(*edits: dict[str, Any], nodes: dict[str, DeviceFacts] | None = None, **facts: Any) -> spec.RuntimeSpec:
+def applied(
+    *edits: dict[str, Any], nodes: dict[str, DeviceFacts] | None = None, moves_interfaces: bool = False
+) -> spec.RuntimeSpec:
     devices = [{"name": f"d{number}", "containerEdits": edit} for number, edit in enumerate(edits)]
     document = CdiSpec.model_validate({"cdiVersion": "1.1.0", "kind": "v.com/d", "devices": devices})
     made = tuple(device.container_edits for device in document.devices)
-    features = facts.pop("features", Features())
-    return container_spec(inputs(config(), cdi=cdi.CdiEdits(made, nodes or {}, features), **facts))
+    return container_spec(inputs(config(), cdi=cdi.CdiEdits(made, nodes or {}, moves_interfaces=moves_interfaces)))
 
 
 KMSG = DeviceFacts("/dev/kmsg", "c", 1, 11, 0o644, 0, 0)
@@ -174,12 +174,11 @@ def test_cdi_edits_win_over_what_was_there_and_keep_the_mounts_order() -> None:
 
 def test_network_devices_need_a_runtime_that_moves_them_and_names_that_differ() -> None:
     nic, twin = ({"netDevices": [{"hostInterfaceName": name, "name": "net0"}]} for name in ("eth1", "eth2"))
-    able = Features(known=True, net_devices=True)
-    assert b'"netDevices":{"eth1":{"name":"net0"}}' in applied(nic, features=able).to_json()
+    assert b'"netDevices":{"eth1":{"name":"net0"}}' in applied(nic, moves_interfaces=True).to_json()
     with pytest.raises(FailedPrecondition, match="eth1"):
         applied(nic)
     with pytest.raises(FailedPrecondition, match="net0"):
-        applied(nic, twin, features=able)
+        applied(nic, twin, moves_interfaces=True)
 
 
 @pytest.mark.parametrize(

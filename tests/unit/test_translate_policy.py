@@ -13,8 +13,8 @@ from test_translate_containers import HOST, config, context, inputs, secured
 from ocishim.api.runtime import v1
 from ocishim.config import MountSettings, RlimitSettings
 from ocishim.errors import FailedPrecondition, InvalidArgument
+from ocishim.runtime.abilities import Abilities, parse
 from ocishim.spec import runtime as spec
-from ocishim.spec.features import Features, from_version, parse_features
 from ocishim.translate import annotations as passing
 from ocishim.translate import rlimits, sandbox, seccomp, security
 from ocishim.translate.container import container_spec
@@ -48,38 +48,31 @@ def test_the_servers_own_annotations_cannot_be_forged() -> None:
     assert (made.annotations[passing.CONTAINER_TYPE], made.annotations["x"]) == ("container", "y")
 
 
-# Features
+# Abilities
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b'{"mountOptions": ["rro", "ro"]}', Features(known=True, recursive_readonly=True)),
-        (b'{"ociVersionMax": "1.2.0"}', Features(known=True, version="1.2.0")),
-        (
-            b'{"linux": {"mountExtensions": {"idmap": {"enabled": true}}, "netDevices": {"enabled": true}}}',
-            Features(known=True, idmapped_mounts=True, net_devices=True),
-        ),
-        (b'{"linux": null, "mountOptions": null, "new": [1]}', Features(known=True)),
-        (b"crun version 1.8.1\n", None),
+        (b'{"mountOptions": ["rro", "ro"]}', Abilities(recursive_readonly=True)),
+        (b'{"ociVersionMax": "1.2.0"}', Abilities()),
+        (b'{"linux": {"netDevices": {"enabled": true}}}', Abilities(net_devices=True)),
+        (b'{"linux": null, "mountOptions": null, "new": [1]}', Abilities()),
+        (b"crun version 1.8.1\ncommit: x\n", Abilities(recursive_readonly=True)),
+        (b"crun version 1.3\n", Abilities()),
+        (b"runsc version release-2024\n", None),
         (b"[]", None),
         (b"", None),
     ],
 )
-def test_what_a_runtime_says_it_can_do(content: bytes, expected: Features | None) -> None:
-    assert parse_features(content) == expected
-
-
-def test_crun_is_known_by_its_version_and_a_stranger_is_not() -> None:
-    assert from_version(b"crun version 1.8.1\ncommit: x\n").recursive_readonly
-    assert not from_version(b"crun version 1.3\n").recursive_readonly
-    assert from_version(b"runsc version release-2024\n") == Features()
+def test_what_a_runtime_says_it_can_do(content: bytes, expected: Abilities | None) -> None:
+    assert parse(content) == expected
 
 
 @given(st.binary(max_size=200))
-def test_garbage_is_no_feature(content: bytes) -> None:
-    parse_features(content)
-    assert not from_version(content).net_devices
+def test_garbage_is_no_ability(content: bytes) -> None:
+    found = parse(content)
+    assert found is None or not found.net_devices
 
 
 # Limits and defaults

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -24,11 +27,14 @@ ZONE = "Pacific/Chatham"
 SETTINGS = """
 [runtimes.open]
 path = "{runtime}"
+root = "{scratch}/shared-root"
 allowed_annotations = ["example.com/*", "exact"]
 hooks_dirs = ["{scratch}/hooks"]
 [runtimes.bare]
 path = "{runtime}"
 privileged_without_host_devices = true
+[runtimes.mute]
+path = "{scratch}/mute.sh"
 [runtimes.vm]
 path = "{scratch}/vm.sh"
 type = "vm"
@@ -67,6 +73,8 @@ def node(request: pytest.FixtureRequest, layout: Path) -> Iterator[Node]:
         keep = 'case " $* " in *" create "*) cp "$PWD/config.json" "%s/$(basename "$PWD")-$$.json" ;; esac\n'
         find = 'while [ "$b" != done ]; do for a in "$@"; do [ "$b" = --bundle ] && cd "$a"; b=$a; done; b=done; done\n'
         script(made.scratch / "vm.sh", find + keep % (made.scratch / "seen") + f'exec {path} "$@"\n')
+        mute = f'case "$1" in features | --version) exit 1 ;; esac\nexec {path} "$@"\n'
+        script(made.scratch / "mute.sh", mute)
         return SETTINGS.format(runtime=path, scratch=made.scratch, state=made.state, zone=ZONE)
 
     with serving(request.param, layout, settings) as made:
@@ -202,6 +210,37 @@ def test_the_time_zone_is_the_operators_unless_the_request_mounts_one(node: Node
     mine.write_text("mine")
     mounts = [pb.Mount(container_path="/etc/localtime", host_path=str(mine), readonly=True)]
     assert pods.output(pod, "cat", "/etc/localtime", mounts=mounts) == "mine"
+
+
+def test_containers_that_others_keep_in_a_shared_root_are_left_alone(node: Node, pods: Pods) -> None:
+    root, bundle = node.scratch / "shared-root", node.scratch / "foreign"
+    bundle.mkdir()
+    (bundle / "rootfs/proc").mkdir(parents=True)
+    shutil.copy("/bin/busybox", bundle / "rootfs/busybox")
+    document = {
+        "ociVersion": "1.0.2",
+        "process": {"user": {"uid": 0, "gid": 0}, "args": ["/busybox"], "env": [], "cwd": "/"},
+        "root": {"path": "rootfs"},
+        "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+        "linux": {"namespaces": [{"type": "mount"}, {"type": "pid"}], "cgroupsPath": f"{node.cgroup}/foreign"},
+    }
+    (bundle / "config.json").write_text(json.dumps(document))
+    runtime = [node.runtime_name, "--root", str(root)]
+    subprocess.run([*runtime, "create", "--bundle", str(bundle), "foreign"], check=True, stdout=DEVNULL)
+    ours = pods.sleeper(pods.run(handler="open"))
+    try:
+        node.restart()
+        assert {path.name for path in root.iterdir()} == {"foreign", ours}
+    finally:
+        subprocess.run([*runtime, "delete", "--force", "foreign"], check=True)
+    assert pods.exec(ours, "true").exit_code == 0
+
+
+def test_a_runtime_that_says_nothing_is_not_asked_for_recursive_read_only(node: Node, pods: Pods) -> None:
+    mount = pb.Mount(container_path="/v", host_path=str(node.scratch), readonly=True, recursive_read_only=True)
+    code, words = refusal(node.runtime.CreateContainer, creation(pods.run(handler="mute"), mounts=[mount]))
+    assert code == PRECONDITION
+    assert words.startswith("RROUnsupported: config.mounts[0].recursive_read_only")
 
 
 # CDI
