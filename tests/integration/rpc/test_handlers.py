@@ -216,6 +216,7 @@ def test_containers_that_others_keep_in_a_shared_root_are_left_alone(node: Node,
     root, bundle = node.scratch / "shared-root", node.scratch / "foreign"
     bundle.mkdir()
     (bundle / "rootfs/proc").mkdir(parents=True)
+    (bundle / "rootfs/dev").mkdir()
     shutil.copy("/bin/busybox", bundle / "rootfs/busybox")
     document = {
         "ociVersion": "1.0.2",
