@@ -33,6 +33,7 @@ from ocishim.runtime import choice, exits
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
+from ocishim.translate.security import check_names
 
 if TYPE_CHECKING:
     import socket
@@ -92,7 +93,8 @@ async def serve(settings: Settings) -> None:
 
 
 async def _node(settings: Settings, layout: Layout) -> Node:
-    runtimes = choice.find(settings, f"{settings.state}/runtimes")
+    check_names("containers.capabilities", settings.containers.capabilities or ())
+    runtimes = await choice.with_abilities(choice.find(settings, f"{settings.state}/runtimes"))
     for runtime in runtimes.by_name.values():
         os.makedirs(runtime.root, mode=0o700, exist_ok=True)
     chosen = settings.images

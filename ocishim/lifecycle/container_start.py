@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
+from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
 from ocishim.lifecycle.container_exit import supervise
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import cgroup, files, mount, proc
@@ -63,6 +63,8 @@ async def _start(node: Node, container: Container) -> None:
 
 
 def _must_be_startable(node: Node, container: Container) -> None:
+    if node.containers.find(container.id) is not container:
+        raise NotFound(f"{container.title} has been removed meanwhile")
     if not container.status.is_created or container.status.launched_at:
         state = "running" if container.status.is_running else "exited"
         raise FailedPrecondition(f"{container.title} is {state}: only a created container can be started")

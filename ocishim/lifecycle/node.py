@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocishim.errors import NotFound
+from ocishim.lifecycle.data_files import DataFiles
 
 if TYPE_CHECKING:
     from ocishim.config import Settings
@@ -41,6 +42,7 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+    data_files: DataFiles = field(default_factory=DataFiles)
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """The pod of that id or beginning of one. Raises NotFound."""

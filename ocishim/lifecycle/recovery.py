@@ -31,6 +31,7 @@ from ocishim.translate.reconcile import (
 if TYPE_CHECKING:
     from ocishim.lifecycle.node import Node
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
+    from ocishim.runtime.oci import OciRuntime
     from ocishim.store.records import Loaded
 
 log = logging.getLogger(__name__)
@@ -138,10 +139,22 @@ async def _sweep(node: Node) -> None:
     known = {each.id for each in node.sandboxes} | {each.id for each in node.containers}
     for runtime in node.runtimes.by_name.values():
         for container_id in await asyncio.to_thread(_names, runtime.root):
-            if container_id not in known:
+            if container_id not in known and await _is_ours(node, runtime, container_id):
                 log.warning("%s has a container %s that no record knows: deleted", runtime.name, container_id)
                 await runtime.delete(container_id)
     await asyncio.to_thread(_sweep_files, node, known)
+
+
+async def _is_ours(node: Node, runtime: OciRuntime, container_id: str) -> bool:
+    """What a runtime keeps below the server's own directory is the server's; elsewhere others may keep theirs too."""
+    ours = f"{node.settings.state}/"
+    if runtime.root.startswith(ours):
+        return True
+    try:
+        found = await runtime.state(container_id)
+    except OcishimError:
+        return False
+    return found is not None and found.bundle.startswith(ours)
 
 
 def _sweep_files(node: Node, known: set[str]) -> None:

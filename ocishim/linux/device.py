@@ -35,16 +35,17 @@ def device(path: str) -> DeviceFacts | None:
     )
 
 
-def devices_at(path: str) -> list[DeviceFacts]:
-    """The node at path, or all nodes of the directory there. Raises InvalidArgument where there is neither."""
+def devices_at(path: str, field: str) -> list[DeviceFacts]:
+    """The node at path, or all nodes of the directory there. Raises InvalidArgument, naming the request's field, where
+    there is neither."""
     try:
         if os.path.isdir(path):
             return list(_below(path))
         found = device(os.path.realpath(path))
     except OSError as error:
-        raise InvalidArgument(f"config.devices: {path}: {error.strerror}") from error
+        raise InvalidArgument(f"{field}: {path!r}: {error.strerror}") from error
     if found is None:
-        raise InvalidArgument(f"config.devices: {path} is neither a device node nor a directory")
+        raise InvalidArgument(f"{field}: {path!r} is neither a device node nor a directory")
     return [found]
 
 

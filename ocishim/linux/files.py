@@ -173,6 +173,34 @@ def make_directory_beneath(root: str, path: str) -> None:
         os.close(root_fd)
 
 
+@effect
+def replace_beneath(root: str, path: str, content: bytes) -> None:
+    """Put a new file where path leads inside root, in place of whatever file or link is there.
+
+    Directories on the way are resolved as a process chrooted there would; they are made where they are missing.
+    """
+    directory, name = os.path.split(path)
+    make_directory_beneath(root, directory)
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parent = libc.openat2(
+            root_fd,
+            directory.lstrip("/") or ".",
+            os.O_PATH | os.O_DIRECTORY,
+            resolve=libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS,
+        )
+    finally:
+        os.close(root_fd)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o644, dir_fd=parent), "wb") as file:
+            file.write(content)
+    finally:
+        os.close(parent)
+
+
 def tree_usage(path: str) -> tuple[int, int]:
     """Bytes on disk and inodes of a directory tree; what vanishes meanwhile counts as nothing. Blocks."""
     used, inodes = 0, 0

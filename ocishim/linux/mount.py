@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NO_EXEC: Final = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 """Flags of a file system for data only."""
 
+_OPTIONAL: Final = 6
+"""Where the optional fields of a line of mountinfo begin."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -82,6 +84,23 @@ def mountpoints_below(path: str) -> Iterator[str]:
             mountpoint = unescape(line.split(" ", 5)[4])
             if mountpoint == real or mountpoint.startswith(prefix):
                 yield mountpoint
+
+
+def propagation(path: str) -> tuple[str, set[str]]:
+    """The mount point that path lies on, and how that mount propagates: `shared`, `master` (it is a slave), neither."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" ")
+            if fields[0] == number:
+                optional = fields[_OPTIONAL : fields.index("-", _OPTIONAL)]
+                return unescape(fields[4]), {tag.partition(":")[0] for tag in optional}
+    return path, set()
 
 
 def unescape(field: str) -> str:

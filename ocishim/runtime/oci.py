@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,9 +15,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ocishim.errors import OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import runtime_error
+from ocishim.runtime.abilities import Abilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ocishim.config import RuntimeSettings
 
 
 class RuntimeState(BaseModel):
@@ -27,6 +30,7 @@ class RuntimeState(BaseModel):
 
     status: str
     pid: int = 0
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,14 @@ class OciRuntime:
     path: str
     root: str
     timeout: float
+    settings: RuntimeSettings | None = None
+    """What the operator has chosen for it; None for one that was found without being configured."""
+    abilities: Abilities = field(default_factory=Abilities)
+
+    @property
+    def is_vm(self) -> bool:
+        """Whether a pod's containers share a sandbox that the runtime makes with the first of them."""
+        return self.settings is not None and self.settings.type == "vm"
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line for arguments."""
