@@ -21,6 +21,7 @@ from ocishim.errors import FailedPrecondition
 from ocishim.images import rootfs
 from ocishim.images.limits import Limits
 from ocishim.images.store import ImageStore
+from ocishim.lifecycle.events import Journal
 from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
@@ -115,6 +116,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
         sandboxes=sandboxes,
         containers=containers,
+        journal=Journal(sandboxes, containers),
     )
 
 

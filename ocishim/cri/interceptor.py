@@ -84,6 +84,8 @@ def _wrap(
             about = describe(request)
             if handler.cardinality is Cardinality.UNARY_STREAM:
                 async with aclosing(method(request)) as responses:
+                    # So that a client knows when it listens, long before there is anything to tell.
+                    await stream.send_initial_metadata()
                     async for response in responses:
                         await stream.send_message(response)
             else:

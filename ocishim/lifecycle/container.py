@@ -9,6 +9,8 @@ from ocishim.api.runtime import v1
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ocishim.linux.proc import ForeignProcess
     from ocishim.model import ContainerMetadata, ContainerStatus
     from ocishim.runtime.exits import Exit
@@ -50,6 +52,8 @@ class Container:
         self.stop: Stop | None = None
         self.exec_template: Process | None = None
         """How its own process was started, read from the bundle by the first exec."""
+        self.on_change: Callable[[Container, ContainerStatus], None] | None = None
+        """Told of each change of the status, with the one before."""
         self._status = status
         self._entry: bytes | None = None
         if status.has_exited:
@@ -85,8 +89,10 @@ class Container:
         self._adopt(status)
 
     def _adopt(self, status: ContainerStatus) -> None:
-        self._status = status
+        before, self._status = self._status, status
         self._entry = None
+        if self.on_change is not None:
+            self.on_change(self, before)
         if status.has_exited:
             self.ended.set()
 

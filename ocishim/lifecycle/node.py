@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ocishim.images.rootfs import RootFilesystems
     from ocishim.images.store import ImageStore
     from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.events import Journal
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
@@ -41,6 +42,7 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+    journal: Journal
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """The pod of that id or beginning of one. Raises NotFound."""
