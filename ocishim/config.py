@@ -41,6 +41,8 @@ class CniSettings(Section):
     bin_dirs: list[AbsolutePath] = ["/opt/cni/bin", "/usr/lib/cni"]
     timeout: Seconds = 90.0
     """Seconds one plugin may take; past them it is killed with its group."""
+    conf_template: OptionalPath = ""
+    """Made into a configuration in conf_dir when kubelet tells the node's pod CIDR; empty: the CIDR is not used."""
 
 
 class ImageSettings(Section):

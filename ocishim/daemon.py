@@ -75,6 +75,7 @@ async def serve(settings: Settings) -> None:
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
+        await stack.enter_async_context(node.cni.followed())
         await recover(node)
         servers = await _servers(settings, node, registries, stack)
         log.info(

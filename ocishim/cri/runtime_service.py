@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.config_rpcs import ConfigRpcs
 from ocishim.cri.event_rpcs import EventRpcs
 from ocishim.cri.list_rpcs import ListRpcs
-from ocishim.cri.verbose import container_info, sandbox_info
+from ocishim.cri.verbose import container_info, network_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
 from ocishim.lifecycle.container_remove import remove_container
@@ -36,7 +37,7 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(EventRpcs, ListRpcs):
+class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
@@ -86,6 +87,7 @@ class RuntimeService(EventRpcs, ListRpcs):
                 "setAside": json.dumps(
                     [*node.sandbox_records.set_aside, *node.container_records.set_aside, *node.images.set_aside]
                 ),
+                **network_info(node.cni),
                 "operations": json.dumps(node.jobs.under_way()),
             }
         return response
