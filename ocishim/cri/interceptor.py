@@ -56,7 +56,7 @@ def intercepted(service: Service, describe: Callable[[object], str]) -> dict[str
     """The service's handlers by path, each wrapped; `describe` names the pod or container of a request."""
     return {
         path: Handler(
-            _wrap(path.rsplit("/", 1)[1], handler, service, describe),
+            _served(path.rsplit("/", 1)[1], handler, service, describe),
             handler.cardinality,
             handler.request_type,
             handler.reply_type,
@@ -70,10 +70,16 @@ def method_name(rpc: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower()
 
 
-def _wrap(
+def _served(
     rpc: str, handler: Handler, service: Service, describe: Callable[[object], str]
 ) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
-    method = getattr(service, method_name(rpc))
+    return wrapped(rpc, handler, getattr(service, method_name(rpc)), describe)
+
+
+def wrapped(
+    rpc: str, handler: Handler, method: Callable[[Any], Any], describe: Callable[[object], str]
+) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
+    """The method as grpclib calls it; of `handler` only its types and cardinality are used."""
 
     async def served(stream: Stream[Any, Any]) -> None:
         began = time.monotonic()
