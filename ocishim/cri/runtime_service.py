@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.checkpoint_rpcs import CheckpointRpcs
 from ocishim.cri.config_rpcs import ConfigRpcs
 from ocishim.cri.event_rpcs import EventRpcs
 from ocishim.cri.list_rpcs import ListRpcs
@@ -37,7 +38,7 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs):
+class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:

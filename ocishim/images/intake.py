@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from ocishim.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from ocishim.images import hosts, layer
 from ocishim.spec import image as spec
+from ocishim.spec.checkpoint import ANNOTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -90,12 +91,16 @@ async def take_in(
         await _all(
             [_layer(store, blobs, diff_id, blob, slots=slots, progress=progress) for diff_id, blob in wanted.items()]
         )
-        return await store.commit(manifest.config.digest, raw, tag, digest)
+        return await store.commit(manifest.config.digest, raw, tag, digest, checkpoint=_checkpoint(manifest))
     except (Unavailable, DeadlineExceeded):
         keep = True
         raise
     finally:
         await store.release(holder, keep=keep)
+
+
+def _checkpoint(manifest: spec.Manifest) -> str:
+    return next((manifest.annotations[key] for key in ANNOTATIONS if key in manifest.annotations), "")
 
 
 async def _layer(

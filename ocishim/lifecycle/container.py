@@ -43,6 +43,8 @@ class Container:
         self.config = v1.ContainerConfig().parse(metadata.config)
         self.lock = asyncio.Lock()
         """Held while it is started, while its end is recorded, and while it is removed; never over a wait."""
+        self.checkpointing = asyncio.Lock()
+        """Held while its state is written down, which is not to be in the way of its stop, only of its removal."""
         self.process: ForeignProcess | None = None
         """Its init process, from its start until its end is recorded."""
         self.exit_report: asyncio.Future[Exit] | None = None

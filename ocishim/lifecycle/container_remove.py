@@ -32,7 +32,7 @@ async def remove_container(node: Node, container: Container) -> None:
 async def _remove(node: Node, container: Container) -> None:
     with step("stop it"):
         await stop_container(node, container, 0)
-    async with container.lock:
+    async with container.checkpointing, container.lock:
         await release_container(node, container)
         node.containers.discard(container)
 

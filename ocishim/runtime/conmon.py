@@ -41,6 +41,8 @@ class Launch:
     tty: bool
     stdin: bool
     stdin_once: bool
+    restore: str = ""
+    """CRIU's files, where the container is not created but restored; its process runs then."""
 
 
 def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
@@ -57,6 +59,8 @@ def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
         line.append("--stdin")
         if not launch.stdin_once:
             line.append("--leave-stdin-open")
+    if launch.restore:
+        line += ["--restore", launch.restore]
     return line
 
 
