@@ -5,9 +5,11 @@ Blocks: call it in a thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from libarchive import read
@@ -35,6 +37,8 @@ _MEMBERS: Final = (
 )
 """In this order: who only asks what it is of need not read the memory of its processes."""
 _WANTED: Final = (spec.CONFIG, spec.SPEC, spec.DELETED, spec.ROOTFS)
+_THE_ARCHIVES: Final = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""Errors of the disk that say something of the archive."""
 _MOST_ENTRIES: Final = 100_000
 
 
@@ -60,7 +64,8 @@ def dumps(path: str) -> spec.Dumps:
     found: dict[str, bytes] = {}
     for name, entry in _entries(path):
         if name in (spec.CONFIG, spec.SPEC) and name not in found:
-            found[name] = _document(entry, path)
+            with _judged(path, name):
+                found[name] = _document(entry)
             if len(found) == len((spec.CONFIG, spec.SPEC)):
                 break
     return spec.parse_dumps(found.get(spec.CONFIG), found.get(spec.SPEC), path)
@@ -74,14 +79,35 @@ def unpack(path: str, directory: str, *, keep_free: int) -> None:
     for name, entry in _entries(path):
         if name != spec.IMAGES and not name.startswith(f"{spec.IMAGES}/") and name not in _WANTED:
             continue
-        target = f"{directory}/{name}"
-        if entry.isdir:
-            os.makedirs(target, 0o700, exist_ok=True)
-        elif entry.isreg and not entry.islnk and name != spec.IMAGES:
-            os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-            _copy(entry, target, path, keep_free)
-        else:
-            raise InvalidArgument(f"{path}: {name!r} is neither a file nor a directory")
+        with _judged(path, name):
+            _take(entry, name, directory, keep_free)
+
+
+def _take(entry: ArchiveEntry, name: str, directory: str, keep_free: int) -> None:
+    target = f"{directory}/{name}"
+    if entry.isdir:
+        os.makedirs(target, 0o700, exist_ok=True)
+    elif entry.isreg and not entry.islnk and name != spec.IMAGES:
+        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+        _copy(entry, target, keep_free)
+    else:
+        raise InvalidArgument("neither a file nor a directory")
+
+
+@contextmanager
+def _judged(path: str, name: str) -> Iterator[None]:
+    """What is wrong with an entry, in the archive's terms."""
+    what = f"{path}: {name!r}"
+    try:
+        yield
+    except (InvalidArgument, ArchiveError) as error:
+        raise InvalidArgument(f"{what}: {error}") from error
+    except ResourceExhausted as error:
+        raise ResourceExhausted(f"{what}: {error}") from error
+    except OSError as error:
+        if error.errno not in _THE_ARCHIVES:
+            raise
+        raise InvalidArgument(f"{what}: {error.strerror}, by an earlier entry or its name") from error
 
 
 def copy_tree(source: str, directory: str) -> None:
@@ -152,17 +178,17 @@ def _entries(path: str) -> Iterator[tuple[str, ArchiveEntry]]:
         os.close(fd)
 
 
-def _document(entry: ArchiveEntry, path: str) -> bytes:
+def _document(entry: ArchiveEntry) -> bytes:
     if not entry.isreg:
-        raise InvalidArgument(f"{path}: {entry.pathname!r} is not a file")
+        raise InvalidArgument("not a file")
     if (entry.size or 0) > spec.LARGEST_DOCUMENT:
-        raise InvalidArgument(f"{path}: {entry.pathname!r} is longer than {spec.LARGEST_DOCUMENT} bytes")
+        raise InvalidArgument(f"longer than {spec.LARGEST_DOCUMENT} bytes")
     return b"".join(entry.get_blocks())
 
 
-def _copy(entry: ArchiveEntry, target: str, path: str, keep_free: int) -> None:
+def _copy(entry: ArchiveEntry, target: str, keep_free: int) -> None:
     free = os.statvfs(os.path.dirname(target))
     if (entry.size or 0) > free.f_bavail * free.f_frsize - keep_free:
-        raise ResourceExhausted(f"{path}: {entry.pathname!r} has {entry.size} bytes, which do not fit on the disk")
+        raise ResourceExhausted(f"its {entry.size} bytes do not fit on the disk")
     with open(target, "xb") as file:
         file.writelines(entry.get_blocks(_BLOCK))
