@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -95,6 +95,17 @@ class LogSettings(Section):
     """The server's own log."""
 
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON elsewhere."""
+
+
+class TracingSettings(Section):
+    """Spans for OpenTelemetry (`pip install ocishim[otel]`)."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    """OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: no tracing."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of traces that are kept, where the client's own trace context does not say."""
 
 
 class Settings(Section):
@@ -115,6 +126,7 @@ class Settings(Section):
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:

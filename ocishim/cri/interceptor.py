@@ -119,7 +119,9 @@ def _access(rpc: str, about: str, seconds: float, status: Status, message: str) 
     level = logging.DEBUG if status is Status.OK and rpc in _FREQUENT else logging.INFO
     if log.isEnabledFor(level):
         line = f": {one_line(message)}" if message else ""
-        log.log(level, "%s %s %.1f ms %s%s", rpc, one_line(about), seconds * 1000, status.name, line)
+        fields = {"rpc": rpc, "about": one_line(about), "ms": round(seconds * 1000, 3), "code": status.name}
+        text = "%s %s %.1f ms %s%s"
+        log.log(level, text, rpc, one_line(about), seconds * 1000, status.name, line, extra={"fields": fields})
 
 
 def one_line(text: str) -> str:

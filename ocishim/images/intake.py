@@ -7,6 +7,7 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ocishim import tracing
 from ocishim.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from ocishim.images import hosts, layer
 from ocishim.spec import image as spec
@@ -74,7 +75,8 @@ async def take_in(
     Raises InvalidArgument where configuration, manifest and layers contradict each other. Layers that are whole
     stay some minutes for the retry where it failed only to reach the registry.
     """
-    raw = await blobs.blob(manifest.config)
+    with tracing.span("image configuration", digest=manifest.config.digest):
+        raw = await blobs.blob(manifest.config)
     diff_ids = spec.parse(spec.ImageConfig, raw, f"image configuration {manifest.config.digest}").rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise InvalidArgument(
@@ -118,7 +120,8 @@ async def _layer(
         if store.has_layer(diff_id):
             progress(blob, "present")
             return
-        await layer.unpack(store, blobs, blob, diff_id, taken=lambda size: progress(blob, "fetching", size))
+        with tracing.span("image layer", digest=blob.digest, size=str(blob.size)):
+            await layer.unpack(store, blobs, blob, diff_id, taken=lambda size: progress(blob, "fetching", size))
         progress(blob, "done")
 
 

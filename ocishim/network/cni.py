@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ocishim import tracing
 from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
 from ocishim.linux import inotify, process
 from ocishim.network.attachment import Attachment, PodNetwork, arguments, capabilities
@@ -123,7 +124,8 @@ class Cni:
         """
         previous: spec.JsonObject | None = None
         for plugin in attachment.conflist.plugins:
-            output = await self._call("ADD", attachment, plugin, previous)
+            with tracing.span("CNI ADD", plugin=plugin.type, network=attachment.conflist.name):
+                output = await self._call("ADD", attachment, plugin, previous)
             try:
                 result = spec.parse_result(output)
             except ValueError as error:
@@ -143,7 +145,8 @@ class Cni:
         failures: list[str] = []
         for plugin in reversed(attachment.conflist.plugins):
             try:
-                await self._call("DEL", attachment, plugin, previous)
+                with tracing.span("CNI DEL", plugin=plugin.type, network=attachment.conflist.name):
+                    await self._call("DEL", attachment, plugin, previous)
             except OcishimError as error:
                 failures.append(str(error))
         if failures:

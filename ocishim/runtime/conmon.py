@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ocishim import tracing
 from ocishim.errors import DeadlineExceeded, OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import conmon as messages
@@ -72,7 +73,8 @@ async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
     """
     what = f"{runtime.name} create"
     log_file = f"{launch.bundle}/conmon.log"
-    line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
+    with tracing.span("conmon", runtime=runtime.name, container=launch.container_id):
+        line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
     try:
         said = messages.parse_sync(line)
     except (ValueError, TypeError) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ocishim import tracing
 from ocishim.errors import OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import runtime_error
@@ -83,7 +84,8 @@ class OciRuntime:
 
     async def _call(self, verb: str, *arguments: str, within: float = 0.0) -> None:
         what = f"container {arguments[-1]}: {self.name} {verb}"
-        finished = await process.run(self.argv(verb, *arguments), what=what, within=within or self.timeout)
+        with tracing.span(f"runtime {verb}", runtime=self.name, container=arguments[-1]):
+            finished = await process.run(self.argv(verb, *arguments), what=what, within=within or self.timeout)
         if finished.returncode != 0:
             raise OperationFailed(f"{what}: {runtime_error.words(finished.words())}")
 
