@@ -96,6 +96,8 @@ class CniSettings(Section):
     bin_dirs: list[AbsolutePath] = ["/opt/cni/bin", "/usr/lib/cni"]
     timeout: Seconds = 90.0
     """Seconds one plugin may take; past them it is killed with its group."""
+    conf_template: OptionalPath = ""
+    """Made into a configuration in conf_dir when kubelet tells the node's pod CIDR; empty: the CIDR is not used."""
 
 
 class ImageSettings(Section):
@@ -163,6 +165,17 @@ class LogSettings(Section):
     """The server's own log."""
 
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON elsewhere."""
+
+
+class TracingSettings(Section):
+    """Spans for OpenTelemetry (`pip install ocishim[otel]`)."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    """OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: no tracing."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of traces that are kept, where the client's own trace context does not say."""
 
 
 class Settings(Section):
@@ -184,6 +197,7 @@ class Settings(Section):
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:

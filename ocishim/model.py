@@ -117,6 +117,8 @@ class ContainerMetadata(Record):
     stdin: bool
     stdin_once: bool
     config: bytes
+    restored: bool = False
+    """Whether its processes come from a checkpoint."""
     volumes: tuple[ImageVolume, ...] = ()
     """Its image volumes, in the order of the request's mounts."""
 

@@ -57,6 +57,8 @@ class ImageRecord(BaseModel):
     """host/name@sha256:…, of the manifests or indexes it was pulled by."""
     size: int
     """Bytes of its layers, unpacked."""
+    checkpoint: str = ""
+    """The name of the container that it is a checkpoint of; empty for any other image."""
     config: ImageConfig
 
     @property
@@ -183,14 +185,18 @@ class ImageStore:
                 return matches[0]
         return None
 
-    async def commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+    async def commit(
+        self, image_id: str, raw: bytes, tag: str | None, digest: str | None, *, checkpoint: str = ""
+    ) -> ImageRecord:
         """Enter an image whose layers are all in place, by its configuration, or give one more names.
 
         A tag that another image had leaves that one; the image stays, perhaps with no tag.
         """
-        return await to_the_end(self._commit(image_id, raw, tag, digest))
+        return await to_the_end(self._commit(image_id, raw, tag, digest, checkpoint))
 
-    async def _commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+    async def _commit(
+        self, image_id: str, raw: bytes, tag: str | None, digest: str | None, checkpoint: str
+    ) -> ImageRecord:
         config = parse(ImageConfig, raw, f"image configuration {image_id}")
         async with self._lock:
             present = self._images.get(image_id)
@@ -198,7 +204,8 @@ class ImageStore:
             size = sum(self._layers[diff_id].size for diff_id in diff_ids)
             tags = _with(present.tags if present else (), tag)
             digests = _with(present.digests if present else (), digest)
-            record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, config=config)
+            was = checkpoint or (present.checkpoint if present else "")
+            record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, checkpoint=was, config=config)
             robbed = self._images.get(self._names.get(tag or "", ""))
             if robbed is not None and robbed.id != image_id:
                 robbed = robbed.model_copy(update={"tags": tuple(each for each in robbed.tags if each != tag)})

@@ -21,6 +21,7 @@ from ocishim.lifecycle.container import Container, ContainerName
 from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.jobs import step
+from ocishim.lifecycle.restore import checkpoint_of
 from ocishim.linux import files
 from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ImageVolume, ResolvedUser
 from ocishim.translate import process
@@ -57,15 +58,23 @@ async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerCon
 
 
 async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> ContainerId:
+    checkpoint = await checkpoint_of(node, config.image.image)
+    inside = config
+    if checkpoint is not None:
+        inside = checkpoint.config(config)
+        validate_container(inside, sandbox.config)
     with sandbox.makings.one():
         if not sandbox.is_ready:
             raise FailedPrecondition(
                 f"{sandbox.title} ({sandbox.id[:13]}) is not ready: no container can be made in it"
             )
-        image = node.images.find(config.image.image)
+        image = checkpoint.image if checkpoint else node.images.find(config.image.image)
         if image is None:
             raise NotFound(f"container {config.metadata.name}: image {config.image.image!r} is not here; pull it first")
         metadata = _metadata(sandbox, config, image, image_volumes(node, config))
+        if checkpoint is not None:
+            metadata = metadata.model_copy(update={"restored": True})
+            node.images.hold(metadata.id, checkpoint.holds)
         node.images.hold(metadata.id, metadata.layers)
         container = Container(metadata, ContainerStatus(), node.container_records)
         try:
@@ -73,8 +82,11 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
                 await node.container_records.create(container.id, metadata, container.status)
             with step("mount the root filesystem"):
                 await mount_all(node, container)
+            if checkpoint is not None:
+                with step("lay out the checkpoint"):
+                    await checkpoint.lay_out(node, container)
             with step("make the bundle"):
-                user = await asyncio.to_thread(_make, node, sandbox, container, image)
+                user = await asyncio.to_thread(_make, node, sandbox, container, image, inside)
             with step("record that it is created"):
                 await container.update(ContainerStatus(created_at=metadata.created_at, user=user))
             node.containers.add(container)
@@ -125,9 +137,11 @@ def image_facts(image: ImageRecord) -> ImageFacts:
     )
 
 
-def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord) -> ResolvedUser:
+def _make(
+    node: Node, sandbox: Sandbox, container: Container, image: ImageRecord, config: v1.ContainerConfig
+) -> ResolvedUser:
     """Everything else that touches the disk, in one thread: some ten system calls and two small files."""
-    config, metadata = container.config, container.metadata
+    metadata = container.metadata
     paths = node.layout.container(metadata.id)
     facts = image_facts(image)
     identity = resolve_identity(

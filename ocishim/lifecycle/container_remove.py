@@ -33,7 +33,7 @@ async def _remove(node: Node, container: Container) -> None:
     while True:
         with step("stop it"):
             await stop_container(node, container, 0)
-        async with container.lock:
+        async with container.checkpointing, container.lock:
             if container.status.is_running:
                 continue  # a start came in between
             await release_container(node, container)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
 from ocishim.lifecycle.container_exit import supervise
 from ocishim.lifecycle.jobs import step
+from ocishim.lifecycle.restore import forget_checkpoint
 from ocishim.linux import cgroup, files, mount, proc
 from ocishim.model import EXIT_CODE_START_ERROR, REASON_START_ERROR, ProcessRef
 from ocishim.protocol import runtime_error
 from ocishim.runtime import conmon
+from ocishim.spec.checkpoint import IMAGES
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
@@ -47,6 +49,8 @@ async def _start(node: Node, container: Container) -> None:
             process, started_at = await _launch(node, container)
         except (OcishimError, OSError) as error:
             await _fail(node, container, error)
+            if container.metadata.restored:
+                raise FailedPrecondition(f"{container.title} cannot be restored: {error}") from error
             raise OperationFailed(f"{container.title}: {error}") from error
         except BaseException:
             await _clear(node, container)
@@ -89,16 +93,20 @@ async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
         tty=metadata.tty,
         stdin=metadata.stdin,
         stdin_once=metadata.stdin_once,
+        restore=f"{paths.restore}/{IMAGES}" if metadata.restored else "",
     )
-    with step(f"create by {runtime.name}"):
+    with step(f"{'restore' if metadata.restored else 'create'} by {runtime.name}"):
         pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
     found = proc.stat(pid)
     if found is None:
         raise OperationFailed(f"its process {pid} is gone before it was started")
     # Taken before the start, so that even a process of one millisecond has not ended before it began.
     started_at = time.time_ns()
-    with step(f"start by {runtime.name}"):
-        await runtime.start(metadata.id)
+    if metadata.restored:
+        await forget_checkpoint(node, container)
+    else:
+        with step(f"start by {runtime.name}"):
+            await runtime.start(metadata.id)
     return ProcessRef(pid=pid, start=found.start), started_at
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ocishim.images.rootfs import RootFilesystems
     from ocishim.images.store import ImageStore
     from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.events import Journal
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
@@ -42,6 +43,7 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+    journal: Journal
     data_files: DataFiles = field(default_factory=DataFiles)
 
     def sandbox(self, sandbox_id: str) -> Sandbox:

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.lifecycle.checkpoint import undo
 from ocishim.lifecycle.container import Container
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.container_start import watch
@@ -99,6 +100,7 @@ async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, Conta
         if status is not loaded.status:
             await container.update(status)
         node.containers.add(container)
+        await undo(node, container)
         await _act(node, container, action)
     except (OcishimError, OSError) as error:
         log.error("%s: %s", container.title, error)  # noqa: TRY400 - no bug

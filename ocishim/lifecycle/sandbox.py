@@ -10,7 +10,7 @@ from ocishim.api.runtime import v1
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ocishim.model import SandboxMetadata, SandboxStatus
     from ocishim.store.records import Records
@@ -70,6 +70,8 @@ class Sandbox:
         self.lock = asyncio.Lock()
         """Held while the pod is taken down."""
         self.makings = Makings()
+        self.on_change: Callable[[Sandbox, SandboxStatus], None] | None = None
+        """Told of each change of the status, with the one before."""
         self._status = status
         self._entry: bytes | None = None
 
@@ -97,13 +99,17 @@ class Sandbox:
     async def update(self, status: SandboxStatus) -> None:
         """Change the status, on disk first."""
         await self._records.update(self.id, status)
-        self._status = status
-        self._entry = None
+        self._adopt(status)
 
     def presume(self, status: SandboxStatus) -> None:
         """Change the status in memory where the disk would not take it."""
-        self._status = status
+        self._adopt(status)
+
+    def _adopt(self, status: SandboxStatus) -> None:
+        before, self._status = self._status, status
         self._entry = None
+        if self.on_change is not None:
+            self.on_change(self, before)
 
     @property
     def entry(self) -> bytes:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from ocishim.effects import effect
 from ocishim.linux import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SECTOR = 512
 """The unit of st_blocks, whatever the filesystem's own is (stat(2))."""
@@ -39,6 +44,37 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = T
         raise
     if durable:
         sync_directory(os.path.dirname(path))
+
+
+@contextmanager
+def replacing(path: str, *, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of a new file that is at path, whole and durable, when all went well, and nowhere when not.
+
+    The file has no name before it is finished, where the filesystem can do that, so that even a crash leaves nothing.
+    """
+    directory, temporary = os.path.dirname(path), f"{path}.{secrets.token_hex(4)}.tmp"
+    named = False
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        fd, named = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), True
+    try:
+        yield fd
+        os.fsync(fd)
+        if not named:
+            # The link of /proc leads to the file itself (open(2), O_TMPFILE); only with a directory's descriptor,
+            # which the absolute path makes no use of, is it linkat(2), which can follow it.
+            os.link(f"/proc/self/fd/{fd}", temporary, src_dir_fd=fd, follow_symlinks=True)
+            named = True
+        os.rename(temporary, path)
+        named = False
+        sync_directory(directory)
+    finally:
+        os.close(fd)
+        if named:
+            unlink(temporary)
 
 
 def sync_directory(path: str) -> None:

@@ -53,7 +53,7 @@ class Node:
             f'root = "{self.root}"\nstate = "{self.state}"\nlisten = "unix://{self.socket}"\n'
             f'default_runtime = "{self.runtime_name}"\n'
             f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\ntimeout = 20.0\n'
-            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\n'
+            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\nformat = "text"\n'
         )
 
     def network(self, plugins: list[dict[str, object]] | None = None) -> None:
