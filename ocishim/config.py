@@ -89,6 +89,20 @@ class ContainerSettings(Section):
     """Bytes of stdout and stderr together that one ExecSync returns; kubelet takes 16 MiB at most."""
 
 
+class StatsSettings(Section):
+    """What is sampled for the statistics of pods and containers, while somebody reads them."""
+
+    interval: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds between two samples: of CPU counters for rates, and of what writable layers take."""
+
+
+class MetricsSettings(Section):
+    """The server's own metrics, for Prometheus."""
+
+    address: Annotated[str, Field(pattern=r"^((\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):[0-9]{1,5})?$")] = ""
+    """HOST:PORT to serve /metrics on; empty: nowhere."""
+
+
 class LogSettings(Section):
     """The server's own log."""
 
@@ -112,6 +126,8 @@ class Settings(Section):
     images: ImageSettings = ImageSettings()
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
+    stats: StatsSettings = StatsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
 

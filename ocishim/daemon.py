@@ -25,6 +25,7 @@ from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
+from ocishim.lifecycle.usage import DiskUsage
 from ocishim.linux import files, host, proc
 from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
@@ -101,6 +102,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
     await images.open()
     sandboxes: Index[Sandbox] = Index("pod sandbox")
     containers: Index[Container] = Index("container")
+    jobs = Jobs()
     return Node(
         settings=settings,
         layout=layout,
@@ -110,11 +112,12 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         cni=Cni(settings.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
-        jobs=Jobs(),
+        jobs=jobs,
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
         sandboxes=sandboxes,
         containers=containers,
+        written=DiskUsage(layout.containers, jobs, settings.stats.interval),
     )
 
 

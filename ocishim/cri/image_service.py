@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.lifecycle.image import is_pinned, remove_image
-from ocishim.lifecycle.usage import DiskUsage, Sample
+from ocishim.lifecycle.usage import Sample
 
 if TYPE_CHECKING:
     from ocishim.images.registry import Credentials
@@ -25,7 +25,6 @@ class ImageService(v1.ImageServiceBase):
     def __init__(self, node: Node, registries: Registries) -> None:
         self._node = node
         self._registries = registries
-        self._written = DiskUsage(node.layout.containers, node.jobs)
 
     async def list_images(self, list_images_request: v1.ListImagesRequest) -> v1.ListImagesResponse:
         """All images, or the one that the filter names."""
@@ -83,7 +82,7 @@ class ImageService(v1.ImageServiceBase):
         """What layers take, as counted when they were unpacked, and what containers have written."""
         used, inodes = self._node.images.usage()
         images = _usage(self._node.layout.images, Sample(used, inodes, time.time_ns()))
-        containers = _usage(self._node.layout.containers, await self._written.sample())
+        containers = _usage(self._node.layout.containers, await self._node.written.sample())
         return v1.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
 
 

@@ -6,7 +6,7 @@ length and the entry's bytes, over and over (protobuf encoding, length-delimited
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import betterproto
 
@@ -14,7 +14,7 @@ from ocishim.cri.wire import Encoded
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ocishim.api.runtime import v1
     from ocishim.lifecycle.container import Container
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.sandbox import Sandbox
 
 _LENGTH_DELIMITED = 2
+CHUNK: Final = 256 << 10
+"""Bytes of entries in one message of a streamed list, as far as entries allow."""
 
 
 def join(entries: Iterable[bytes], field: int) -> Encoded:
@@ -31,6 +33,20 @@ def join(entries: Iterable[bytes], field: int) -> Encoded:
     for entry in entries:
         parts += (tag, varint(len(entry)), entry)
     return Encoded(b"".join(parts))
+
+
+def chunks(entries: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The entries in pieces of some size, at least one entry each."""
+    chunk: list[bytes] = []
+    size = 0
+    for entry in entries:
+        if chunk and size + len(entry) > CHUNK:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(entry)
+        size += len(entry)
+    if chunk:
+        yield chunk
 
 
 def varint(number: int) -> bytes:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.stats_encoding import Encoder
+from ocishim.cri.stats_rpcs import StatsRpcs
 from ocishim.cri.verbose import container_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
@@ -18,6 +20,7 @@ from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.exec import exec_sync
 from ocishim.lifecycle.sandbox_run import run_sandbox
 from ocishim.lifecycle.sandbox_stop import remove_sandbox, stop_sandbox
+from ocishim.lifecycle.stats import Stats
 from ocishim.runtime import conmon
 from ocishim.translate import statuses
 
@@ -34,11 +37,13 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(v1.RuntimeServiceBase):
+class RuntimeService(StatsRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._stats = Stats(node)
+        self._encoder = Encoder(node.layout.containers)
 
     async def version(self, version_request: v1.VersionRequest) -> v1.VersionResponse:
         """Name and version."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.lifecycle.usage import DiskUsage
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
     from ocishim.network.cni import Cni
     from ocishim.runtime.choice import Runtimes
@@ -41,6 +42,7 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+    written: DiskUsage
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """The pod of that id or beginning of one. Raises NotFound."""
