@@ -28,6 +28,7 @@ from ocishim.lifecycle.recovery import recover
 from ocishim.lifecycle.usage import DiskUsage
 from ocishim.linux import files, host, proc
 from ocishim.linux.process import become_subreaper, reap_orphans
+from ocishim.metrics.meter import Meter
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice, exits
@@ -69,13 +70,16 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         for directory in (settings.root, settings.state):
             stack.callback(os.close, _lock(directory))
-        node = await _node(settings, layout)
+        meter = await _meter(settings, stack)
+        node = await _node(settings, layout, meter)
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
         await recover(node)
+        node.written.refresh()
+        _watch(node)
         servers = await _servers(settings, node, registries, stack)
         log.info(
             "ocishim %s is ready on %s (runtime %s, root %s, state %s)",
@@ -92,7 +96,7 @@ async def serve(settings: Settings) -> None:
             server.close()
 
 
-async def _node(settings: Settings, layout: Layout) -> Node:
+async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
     runtimes = choice.find(settings, f"{settings.state}/runtimes")
     for runtime in runtimes.by_name.values():
         os.makedirs(runtime.root, mode=0o700, exist_ok=True)
@@ -109,7 +113,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         host=host.gather(),
         boot_id=proc.boot_id(),
         runtimes=runtimes,
-        cni=Cni(settings.cni),
+        cni=Cni(settings.cni, meter.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
         jobs=jobs,
@@ -117,8 +121,29 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
         sandboxes=sandboxes,
         containers=containers,
+        meter=meter,
         written=DiskUsage(layout.containers, jobs, settings.stats.interval),
     )
+
+
+async def _meter(settings: Settings, stack: AsyncExitStack) -> Meter:
+    """What counts the server's own work; served from now on, where the settings say so."""
+    if not settings.metrics.address:
+        return Meter()
+    from ocishim.metrics import prometheus  # noqa: PLC0415 - libraries that a server without it need not load
+
+    meter = prometheus.PrometheusMeter()
+    port = await stack.enter_async_context(prometheus.served(meter, settings.metrics.address))
+    log.info("metrics are on port %d of %s", port, settings.metrics.address.rpartition(":")[0])
+    return meter
+
+
+def _watch(node: Node) -> None:
+    """Gauges of what there is."""
+    meter = node.meter
+    meter.watch("ocishim_operations", "Operations under way.", "operation", node.jobs.kinds)
+    meter.watch("ocishim_containers", "Containers, by state.", "state", node.containers_by_state)
+    meter.watch("ocishim_sandboxes", "Pod sandboxes, by state.", "state", node.sandboxes_by_state)
 
 
 def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.metrics_encoding import MetricsEncoder
+from ocishim.cri.metrics_rpcs import MetricsRpcs
 from ocishim.cri.stats_encoding import Encoder
 from ocishim.cri.stats_rpcs import StatsRpcs
 from ocishim.cri.verbose import container_info, sandbox_info
@@ -37,13 +39,14 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(StatsRpcs):
+class RuntimeService(StatsRpcs, MetricsRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._stats = Stats(node)
         self._encoder = Encoder(node.layout.containers)
+        self._metrics_encoder = MetricsEncoder(node.layout.containers)
 
     async def version(self, version_request: v1.VersionRequest) -> v1.VersionResponse:
         """Name and version."""

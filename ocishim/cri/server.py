@@ -91,14 +91,18 @@ class _Served:
 
 def runtime_handlers(service: RuntimeService, node: Node) -> dict[str, Handler]:
     """RuntimeService under its v1 and v1alpha2 paths; on the wire v1alpha2 is a subset of v1."""
-    handlers = intercepted(service, describer(node))
+    handlers = intercepted(service, describer(node), node.meter.rpc)
     return handlers | _also("RuntimeService", V1ALPHA2_RUNTIME, handlers)
 
 
 def image_handlers(service: ImageService, own_service: OwnImageService, node: Node) -> dict[str, Handler]:
     """ImageService under its v1 and v1alpha2 paths, and ocishim's own."""
-    handlers = intercepted(service, describer(node))
-    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | intercepted(own_service, describer(node))
+    handlers = intercepted(service, describer(node), node.meter.rpc)
+    return (
+        handlers
+        | _also("ImageService", V1ALPHA2_IMAGE, handlers)
+        | intercepted(own_service, describer(node), node.meter.rpc)
+    )
 
 
 def _also(service: str, rpcs: tuple[str, ...], handlers: Mapping[str, Handler]) -> dict[str, Handler]:

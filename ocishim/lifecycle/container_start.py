@@ -54,6 +54,7 @@ async def _start(node: Node, container: Container) -> None:
         with step("record the start"):
             await container.update(status)
         watch(node, container, process)
+        node.written.begin(container.id)
 
 
 def _must_be_startable(node: Node, container: Container) -> None:

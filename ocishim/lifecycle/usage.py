@@ -38,8 +38,14 @@ class DiskUsage:
         self._fresh = fresh
         self._sample: Sample | None = None
         self._layers: dict[str, Sample] = {}
+        self._begun: dict[str, Sample] = {}
+        """Layers counted by themselves while all are being counted."""
         self._due = 0.0
         self._counting: asyncio.Task[None] | None = None
+
+    def begin(self, container_id: str) -> None:
+        """Count the layer of a container that has just started: there is little in it, and who asks next finds it."""
+        self._jobs.spawn(self._count_one(container_id), f"count the layer of {container_id[:13]}")
 
     def refresh(self) -> None:
         """Begin to count where the last count is no longer fresh."""
@@ -57,9 +63,16 @@ class DiskUsage:
         """The last count of a container's writable layer; None until its first. Never waits."""
         return self._layers.get(container_id)
 
+    async def _count_one(self, container_id: str) -> None:
+        used, inodes = await asyncio.to_thread(files.tree_usage, f"{self._directory}/{container_id}/{_LAYER}")
+        self._layers[container_id] = self._begun[container_id] = Sample(used, inodes, time.time_ns())
+
     async def _count(self) -> None:
         began = time.monotonic()
-        self._layers, self._sample = await asyncio.to_thread(_count, self._directory)
+        self._begun.clear()
+        layers, self._sample = await asyncio.to_thread(_count, self._directory)
+        self._layers = self._begun | layers
+        self._begun.clear()
         ended = time.monotonic()
         self._due = ended + max(self._fresh, (ended - began) * _REST)
 

@@ -168,15 +168,15 @@ def filesystem(path: str) -> Filesystem | None:
 
 
 def device_name(major: int, minor: int) -> str:
-    """A block device's path as people know it, such as /dev/sda; empty for one that has none."""
+    """A block device's path as people know it, such as /dev/sda; its numbers where it has none."""
     try:
         return "/dev/" + os.path.basename(os.readlink(f"/sys/dev/block/{major}:{minor}")).replace("!", "/")
     except OSError:
-        return ""
+        return f"{major}:{minor}"
 
 
 def device_of(path: str) -> str:
-    """The device of the filesystem that holds a path; empty where it is on none."""
+    """The device of the filesystem that holds a path; empty where there is no such path."""
     try:
         number = os.stat(path).st_dev
     except OSError:
