@@ -64,7 +64,9 @@ def test_keyed_lines_are_found_whatever_is_beside_them() -> None:
 
 
 def test_pressure_counts_nanoseconds() -> None:
-    found = pressure(b"some avg10=1.50 avg60=0.25 avg300=0.05 total=125004\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n")
+    found = pressure(
+        b"some avg10=1.50 avg60=0.25 avg300=0.05 total=125004\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"
+    )
     assert found == Pressure(Stall(125004000, 1.5, 0.25, 0.05), Stall(7000, 0.0, 0.0, 0.0))
 
 
