@@ -130,6 +130,8 @@ async def _observe_container(node: Node, container: Container) -> ContainerObser
 
 async def _act(node: Node, container: Container, action: Action) -> None:
     process = container.status.process
+    if action == "finish":
+        node.meter.finding("container-ended")
     if action in ("watch", "finish") and process is not None:
         watch(node, container, process)
     elif action == "clear" and container.status.launched_at:

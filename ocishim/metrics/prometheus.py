@@ -6,6 +6,7 @@ Imported only where an address is configured: the libraries take a fifth of a se
 from __future__ import annotations
 
 import asyncio
+import functools
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -126,7 +127,7 @@ async def served(meter: PrometheusMeter, address: str) -> AsyncIterator[int]:
     """
     host, _, port = address.rpartition(":")
     application = web.Application()
-    application.router.add_get("/metrics", lambda request: _show(meter, request))
+    application.router.add_get("/metrics", functools.partial(_show, meter))
     runner = web.AppRunner(application, handle_signals=False, access_log=None, keepalive_timeout=30, shutdown_timeout=1)
     await runner.setup()
     measuring = asyncio.create_task(meter.measure_loop(), name="measure the event loop")
