@@ -1,7 +1,6 @@
-"""Samples of metrics as the CRI carries them, written field by field: some thirty thousand an answer on a full node.
+"""Samples of metrics as the CRI carries them, some thirty thousand an answer on a full node.
 
-A Metric's fields may stand in any order (protobuf encoding). What is the same for all samples of a metric, or for all
-of a container, is encoded once.
+What is the same for all samples of a metric, or for all of a container, is encoded once.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ocishim.api.runtime import v1
-from ocishim.cri.listing import varint
+from ocishim.cri.protobuf import Fields
 from ocishim.metrics import cadvisor, reading
 
 if TYPE_CHECKING:
@@ -22,10 +21,9 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.stats import ContainerSample, SandboxSample
     from ocishim.metrics.kernel import Interface
 
-_NAME, _TIMESTAMP, _TYPE, _LABEL, _VALUE = 1, 2, 3, 4, 5
-_POD_ID, _POD_METRICS, _POD_CONTAINERS = 1, 2, 3
-_CONTAINER_ID, _CONTAINER_METRICS = 1, 2
-_WRAPPED: Final = 1
+_SANDBOX: Final = Fields(v1.PodSandboxMetrics)
+_CONTAINER: Final = Fields(v1.ContainerMetrics)
+_METRIC: Final = Fields(v1.Metric)
 
 
 def descriptors() -> v1.ListMetricDescriptorsResponse:
@@ -56,18 +54,24 @@ class MetricsEncoder:
     def sandbox(self, found: SandboxSample) -> bytes:
         """A PodSandboxMetrics."""
         sandbox = found.sandbox
-        parts = [_text(_POD_ID, sandbox.id)]
+        parts = [_SANDBOX.text("pod_sandbox_id", sandbox.id)]
         parts += self._network(_sandbox_labels(sandbox), found.interfaces or ())
         for each in found.containers:
             own = self._container(each, _container_labels(each.container, sandbox))
-            parts.append(_field(_POD_CONTAINERS, b"".join([_text(_CONTAINER_ID, each.container.id), *own])))
+            parts.append(
+                _SANDBOX.message(
+                    "container_metrics", b"".join([_CONTAINER.text("container_id", each.container.id), *own])
+                )
+            )
         return b"".join(parts)
 
     def _network(self, labels: bytes, interfaces: Iterable[Interface]) -> Iterable[bytes]:
         for interface in interfaces:
-            own = labels + _text(_LABEL, interface.name)
+            own = labels + _METRIC.text("label_values", interface.name)
             for metric in cadvisor.NETWORK_METRICS:
-                yield _field(_POD_METRICS, self._heads[metric.name] + own + _value(metric.value(interface)))
+                yield _SANDBOX.message(
+                    "metrics", self._heads[metric.name] + own + _METRIC.wrapped("value", metric.value(interface))
+                )
 
     def _container(self, found: ContainerSample, labels: bytes) -> Iterable[bytes]:
         facts = cadvisor.Facts(
@@ -83,13 +87,13 @@ class MetricsEncoder:
             device_name=self._device_name,
         )
         # What is read when it is asked for has no time of its own, by the CRI; what was sampled before has.
-        sampled = _number(_TIMESTAMP, found.layer.at) if found.layer else b""
+        sampled = _METRIC.number("timestamp", found.layer.at) if found.layer else b""
         for metric in cadvisor.CONTAINER_METRICS:
             head = self._heads[metric.name] + labels + (b"" if metric.is_live else sampled)
             for extra, value in metric.samples(facts):
                 if value is not None:
-                    own = b"".join(_text(_LABEL, each) for each in extra)
-                    yield _field(_CONTAINER_METRICS, head + own + _value(value))
+                    own = b"".join(_METRIC.text("label_values", each) for each in extra)
+                    yield _CONTAINER.message("metrics", head + own + _METRIC.wrapped("value", value))
 
 
 def _sandbox_labels(sandbox: Sandbox) -> bytes:
@@ -104,24 +108,9 @@ def _container_labels(container: Container, sandbox: Sandbox) -> bytes:
 
 def _labels(*values: str) -> bytes:
     """Values of the base labels, in their order."""
-    return b"".join(_text(_LABEL, value) for value in values)
+    return b"".join(_METRIC.text("label_values", value) for value in values)
 
 
 def _head(name: str, *, is_counter: bool) -> bytes:
-    return _text(_NAME, name) + _number(_TYPE, v1.MetricType.COUNTER if is_counter else v1.MetricType.GAUGE)
-
-
-def _value(value: int) -> bytes:
-    return _field(_VALUE, _number(_WRAPPED, value))
-
-
-def _text(number: int, value: str) -> bytes:
-    return _field(number, value.encode())
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return varint(number << 3 | 2) + varint(len(content)) + content
-
-
-def _number(number: int, value: int) -> bytes:
-    return varint(number << 3) + varint(value)
+    kind = v1.MetricType.COUNTER if is_counter else v1.MetricType.GAUGE
+    return _METRIC.text("name", name) + _METRIC.number("metric_type", kind)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from ocishim.api.runtime import v1
-from ocishim.cri import listing
+from ocishim.cri.protobuf import Fields
 from ocishim.network.attachment import INTERFACE
 
 if TYPE_CHECKING:
@@ -16,170 +16,156 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.usage import Sample
     from ocishim.metrics import kernel, usage
 
-_ATTRIBUTES_FIELD: Final = 1
+_CONTAINER: Final = Fields(v1.ContainerStats)
+_SANDBOX: Final = Fields(v1.PodSandboxStats)
+_LINUX: Final = Fields(v1.LinuxPodSandboxStats)
+_CPU: Final = Fields(v1.CpuUsage)
+_MEMORY: Final = Fields(v1.MemoryUsage)
+_SWAP: Final = Fields(v1.SwapUsage)
+_IO: Final = Fields(v1.IoUsage)
+_PSI: Final = Fields(v1.PsiStats)
+_STALL: Final = Fields(v1.PsiData)
+_FILESYSTEM: Final = Fields(v1.FilesystemUsage)
+_FILESYSTEM_ID: Final = Fields(v1.FilesystemIdentifier)
+_NETWORK: Final = Fields(v1.NetworkUsage)
+_INTERFACE: Final = Fields(v1.NetworkInterfaceUsage)
+_PROCESS: Final = Fields(v1.ProcessUsage)
 
 
 class Encoder:
     """Encodes entries of statistics; what never changes of a pod or container is encoded once."""
 
     def __init__(self, containers_directory: str) -> None:
-        self._directory = containers_directory
+        self._place = _FILESYSTEM.message("fs_id", _FILESYSTEM_ID.text("mountpoint", containers_directory))
         self._attributes: WeakKeyDictionary[Container | Sandbox, bytes] = WeakKeyDictionary()
 
     def container(self, found: ContainerUsage) -> bytes:
         """A ContainerStats."""
-        attributes = self._attributes.get(found.container)
-        if attributes is None:
-            made = listing.join([bytes(container_attributes(found.container))], _ATTRIBUTES_FIELD).content
-            attributes = self._attributes.setdefault(found.container, made)
-        return attributes + bytes(self._values(found))
+        used = found.usage
+        return (
+            self._container_attributes(found.container)
+            + _CONTAINER.optional("cpu", used.cpu, lambda cpu: cpu_usage(cpu, found.nano_cores))
+            + _CONTAINER.optional("memory", used.memory, memory_usage)
+            + _CONTAINER.optional("writable_layer", found.layer, self._layer)
+            + _CONTAINER.optional("swap", used.swap, swap_usage)
+            + _CONTAINER.optional("io", used.io, io_usage)
+        )
 
     def sandbox(self, found: SandboxUsage) -> bytes:
         """A PodSandboxStats."""
-        attributes = self._attributes.get(found.sandbox)
-        if attributes is None:
-            made = listing.join([bytes(sandbox_attributes(found.sandbox))], _ATTRIBUTES_FIELD).content
-            attributes = self._attributes.setdefault(found.sandbox, made)
-        return attributes + bytes(self._sandbox_values(found))
-
-    def _values(self, found: ContainerUsage) -> v1.ContainerStats:
         used = found.usage
-        stats = v1.ContainerStats()
-        if used.cpu:
-            stats.cpu = cpu_usage(used.cpu, found.nano_cores)
-        if used.memory:
-            stats.memory = memory_usage(used.memory)
-        if used.swap:
-            stats.swap = swap_usage(used.swap)
-        if used.io:
-            stats.io = io_usage(used.io)
-        if found.layer:
-            stats.writable_layer = filesystem_usage(self._directory, found.layer)
-        return stats
-
-    def _sandbox_values(self, found: SandboxUsage) -> v1.PodSandboxStats:
-        used = found.usage
-        linux = v1.LinuxPodSandboxStats(containers=[])
-        if used.cpu:
-            linux.cpu = cpu_usage(used.cpu, found.nano_cores)
-        if used.memory:
-            linux.memory = memory_usage(used.memory)
-        if used.io:
-            linux.io = io_usage(used.io)
+        parts = [
+            _LINUX.optional("cpu", used.cpu, lambda cpu: cpu_usage(cpu, found.nano_cores)),
+            _LINUX.optional("memory", used.memory, memory_usage),
+            _LINUX.optional("io", used.io, io_usage),
+        ]
         if found.interfaces is not None:
-            linux.network = network_usage(found.interfaces, found.interfaces_at)
+            parts.append(_LINUX.message("network", network_usage(found.interfaces, found.interfaces_at)))
         if found.processes is not None:
-            linux.process = v1.ProcessUsage(
-                timestamp=found.processes_at, process_count=v1.UInt64Value(value=found.processes)
+            counted = _PROCESS.number("timestamp", found.processes_at)
+            parts.append(_LINUX.message("process", counted + _PROCESS.wrapped("process_count", found.processes)))
+        parts += [_LINUX.message("containers", self.container(each)) for each in found.containers]
+        return self._sandbox_attributes(found.sandbox) + _SANDBOX.message("linux", b"".join(parts))
+
+    def _layer(self, sample: Sample) -> bytes:
+        return (
+            _FILESYSTEM.number("timestamp", sample.at)
+            + self._place
+            + _FILESYSTEM.wrapped("used_bytes", sample.used)
+            + _FILESYSTEM.wrapped("inodes_used", sample.inodes)
+        )
+
+    def _container_attributes(self, container: Container) -> bytes:
+        known = self._attributes.get(container)
+        if known is None:
+            metadata, config = container.metadata, container.config
+            attributes = v1.ContainerAttributes(
+                id=metadata.id,
+                metadata=v1.ContainerMetadata(name=metadata.name, attempt=metadata.attempt),
+                labels=config.labels,
+                annotations=config.annotations,
             )
-        for each in found.containers:
-            stats = self._values(each)
-            stats.attributes = container_attributes(each.container)
-            linux.containers.append(stats)
-        return v1.PodSandboxStats(linux=linux)
+            known = self._attributes[container] = _CONTAINER.message("attributes", bytes(attributes))
+        return known
+
+    def _sandbox_attributes(self, sandbox: Sandbox) -> bytes:
+        known = self._attributes.get(sandbox)
+        if known is None:
+            metadata, config = sandbox.metadata, sandbox.config
+            attributes = v1.PodSandboxAttributes(
+                id=metadata.id,
+                metadata=v1.PodSandboxMetadata(
+                    name=metadata.name, uid=metadata.uid, namespace=metadata.namespace, attempt=metadata.attempt
+                ),
+                labels=config.labels,
+                annotations=config.annotations,
+            )
+            known = self._attributes[sandbox] = _SANDBOX.message("attributes", bytes(attributes))
+        return known
 
 
-def container_attributes(container: Container) -> v1.ContainerAttributes:
-    """Which container it is."""
-    metadata, config = container.metadata, container.config
-    return v1.ContainerAttributes(
-        id=metadata.id,
-        metadata=v1.ContainerMetadata(name=metadata.name, attempt=metadata.attempt),
-        labels=config.labels,
-        annotations=config.annotations,
-    )
-
-
-def sandbox_attributes(sandbox: Sandbox) -> v1.PodSandboxAttributes:
-    """Which pod it is."""
-    metadata, config = sandbox.metadata, sandbox.config
-    return v1.PodSandboxAttributes(
-        id=metadata.id,
-        metadata=v1.PodSandboxMetadata(
-            name=metadata.name, uid=metadata.uid, namespace=metadata.namespace, attempt=metadata.attempt
-        ),
-        labels=config.labels,
-        annotations=config.annotations,
-    )
-
-
-def cpu_usage(used: usage.Cpu, nano_cores: int | None) -> v1.CpuUsage:
+def cpu_usage(used: usage.Cpu, nano_cores: int | None) -> bytes:
     """Processor time; the rate is absent until there are two readings."""
-    answer = v1.CpuUsage(timestamp=used.at, usage_core_nano_seconds=v1.UInt64Value(value=used.usage))
-    if nano_cores is not None:
-        answer.usage_nano_cores = v1.UInt64Value(value=nano_cores)
-    if used.pressure:
-        answer.psi = psi(used.pressure)
-    return answer
-
-
-def memory_usage(used: usage.Memory) -> v1.MemoryUsage:
-    """Memory."""
-    answer = v1.MemoryUsage(timestamp=used.at, usage_bytes=v1.UInt64Value(value=used.usage))
-    for field, value in (
-        ("working_set_bytes", used.working_set),
-        ("available_bytes", used.available),
-        ("rss_bytes", used.rss),
-        ("page_faults", used.page_faults),
-        ("major_page_faults", used.major_page_faults),
-    ):
-        if value is not None:
-            setattr(answer, field, v1.UInt64Value(value=value))
-    if used.pressure:
-        answer.psi = psi(used.pressure)
-    return answer
-
-
-def swap_usage(used: usage.Swap) -> v1.SwapUsage:
-    """Swap."""
-    answer = v1.SwapUsage(timestamp=used.at, swap_usage_bytes=v1.UInt64Value(value=used.usage))
-    if used.available is not None:
-        answer.swap_available_bytes = v1.UInt64Value(value=used.available)
-    return answer
-
-
-def io_usage(waited: usage.Io) -> v1.IoUsage:
-    """Waiting for disks."""
-    return v1.IoUsage(timestamp=waited.at, psi=psi(waited.pressure))
-
-
-def psi(pressure: kernel.Pressure) -> v1.PsiStats:
-    """Pressure stall information, in nanoseconds and per cent."""
-    answer = v1.PsiStats()
-    if pressure.full:
-        answer.full = _psi_data(pressure.full)
-    if pressure.some:
-        answer.some = _psi_data(pressure.some)
-    return answer
-
-
-def _psi_data(stall: kernel.Stall) -> v1.PsiData:
-    return v1.PsiData(total=stall.total, avg10=stall.avg10, avg60=stall.avg60, avg300=stall.avg300)
-
-
-def filesystem_usage(mountpoint: str, sample: Sample) -> v1.FilesystemUsage:
-    """What a directory takes of its filesystem."""
-    return v1.FilesystemUsage(
-        timestamp=sample.at,
-        fs_id=v1.FilesystemIdentifier(mountpoint=mountpoint),
-        used_bytes=v1.UInt64Value(value=sample.used),
-        inodes_used=v1.UInt64Value(value=sample.inodes),
+    return (
+        _CPU.number("timestamp", used.at)
+        + _CPU.wrapped("usage_core_nano_seconds", used.usage)
+        + _CPU.wrapped("usage_nano_cores", nano_cores)
+        + _CPU.optional("psi", used.pressure, psi)
     )
 
 
-def network_usage(interfaces: tuple[kernel.Interface, ...], at: int) -> v1.NetworkUsage:
+def memory_usage(used: usage.Memory) -> bytes:
+    """Memory."""
+    return (
+        _MEMORY.number("timestamp", used.at)
+        + _MEMORY.wrapped("usage_bytes", used.usage)
+        + _MEMORY.wrapped("working_set_bytes", used.working_set)
+        + _MEMORY.wrapped("available_bytes", used.available)
+        + _MEMORY.wrapped("rss_bytes", used.rss)
+        + _MEMORY.wrapped("page_faults", used.page_faults)
+        + _MEMORY.wrapped("major_page_faults", used.major_page_faults)
+        + _MEMORY.optional("psi", used.pressure, psi)
+    )
+
+
+def swap_usage(used: usage.Swap) -> bytes:
+    """Swap."""
+    return (
+        _SWAP.number("timestamp", used.at)
+        + _SWAP.wrapped("swap_usage_bytes", used.usage)
+        + _SWAP.wrapped("swap_available_bytes", used.available)
+    )
+
+
+def io_usage(waited: usage.Io) -> bytes:
+    """Waiting for disks."""
+    return _IO.number("timestamp", waited.at) + _IO.message("psi", psi(waited.pressure))
+
+
+def psi(pressure: kernel.Pressure) -> bytes:
+    """Pressure stall information, in nanoseconds and per cent."""
+    return _PSI.optional("full", pressure.full, _stall) + _PSI.optional("some", pressure.some, _stall)
+
+
+def _stall(stall: kernel.Stall) -> bytes:
+    return (
+        _STALL.number("total", stall.total)
+        + _STALL.double("avg10", stall.avg10)
+        + _STALL.double("avg60", stall.avg60)
+        + _STALL.double("avg300", stall.avg300)
+    )
+
+
+def network_usage(interfaces: tuple[kernel.Interface, ...], at: int) -> bytes:
     """A pod's interfaces: the one that CNI made under its usual name first, or where it has been renamed any."""
     entries = [
-        v1.NetworkInterfaceUsage(
-            name=each.name,
-            rx_bytes=v1.UInt64Value(value=each.rx_bytes),
-            rx_errors=v1.UInt64Value(value=each.rx_errors),
-            tx_bytes=v1.UInt64Value(value=each.tx_bytes),
-            tx_errors=v1.UInt64Value(value=each.tx_errors),
-        )
+        _INTERFACE.text("name", each.name)
+        + _INTERFACE.wrapped("rx_bytes", each.rx_bytes)
+        + _INTERFACE.wrapped("rx_errors", each.rx_errors)
+        + _INTERFACE.wrapped("tx_bytes", each.tx_bytes)
+        + _INTERFACE.wrapped("tx_errors", each.tx_errors)
         for each in sorted(interfaces, key=lambda each: each.name != INTERFACE)
     ]
-    answer = v1.NetworkUsage(timestamp=at, interfaces=entries[1:])
-    if entries:
-        answer.default_interface = entries[0]
-    return answer
+    roles = ("default_interface", *["interfaces"] * len(entries))
+    parts = (_NETWORK.message(role, entry) for role, entry in zip(roles, entries, strict=False))
+    return _NETWORK.number("timestamp", at) + b"".join(parts)

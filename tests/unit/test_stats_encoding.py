@@ -75,15 +75,17 @@ def test_a_pod_of_which_nothing_is_known_yet_still_has_its_part_for_linux() -> N
 
 
 def test_the_interface_that_cni_made_is_the_default_one_and_stands_in_no_second_place() -> None:
-    answer = network_usage((interface("aaa"), interface("eth0"), interface("zzz")), 7)
+    found = network_usage((interface("aaa"), interface("eth0"), interface("zzz")), 7)
+    answer = v1.NetworkUsage().parse(found)
     assert answer.default_interface.name == "eth0"
     assert [each.name for each in answer.interfaces] == ["aaa", "zzz"]
-    assert network_usage((interface("renamed"),), 7).default_interface.name == "renamed"
-    assert bytes(network_usage((), 7)) == bytes(v1.NetworkUsage(timestamp=7))
+    renamed = v1.NetworkUsage().parse(network_usage((interface("renamed"),), 7))
+    assert renamed.default_interface.name == "renamed"
+    assert network_usage((), 7) == bytes(v1.NetworkUsage(timestamp=7))
 
 
 def test_half_of_a_pressure_file_is_half_of_the_message() -> None:
-    answer = psi(Pressure(Stall(5, 1.5, 0.0, 0.25), None))
+    answer = v1.PsiStats().parse(psi(Pressure(Stall(5, 1.5, 0.0, 0.25), None)))
     assert bytes(answer) == bytes(v1.PsiStats(some=v1.PsiData(total=5, avg10=1.5, avg300=0.25)))
 
 
