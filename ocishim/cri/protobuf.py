@@ -36,12 +36,12 @@ class Fields:
             self._tags[each.name] = varint(known.number << 3 | _WIRE_TYPES.get(known.proto_type, _VARINT))
 
     def number(self, name: str, value: int) -> bytes:
-        """A number that is not negative."""
-        return self._tags[name] + varint(value)
+        """A number that is not negative; nothing for 0, which is what absence means here."""
+        return self._tags[name] + varint(value) if value else b""
 
     def double(self, name: str, value: float) -> bytes:
-        """A floating-point number."""
-        return self._tags[name] + _DOUBLE.pack(value)
+        """A floating-point number, likewise."""
+        return self._tags[name] + _DOUBLE.pack(value) if value else b""
 
     def text(self, name: str, value: str) -> bytes:
         """A text."""
