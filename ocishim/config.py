@@ -161,6 +161,20 @@ class ContainerSettings(Section):
     """/etc/localtime of every container: `local`, or a name such as Europe/Berlin; empty: the image's."""
 
 
+class StatsSettings(Section):
+    """What is sampled for the statistics of pods and containers, while somebody reads them."""
+
+    interval: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds between two samples: of CPU counters for rates, and of what writable layers take."""
+
+
+class MetricsSettings(Section):
+    """The server's own metrics, for Prometheus."""
+
+    address: Annotated[str, Field(pattern=r"^((\[[0-9a-fA-F:.]+\]|[^\s:\[\]/]+):[0-9]{1,5})?$")] = ""
+    """HOST:PORT to serve /metrics on; empty: nowhere."""
+
+
 class LogSettings(Section):
     """The server's own log."""
 
@@ -196,6 +210,8 @@ class Settings(Section):
     images: ImageSettings = ImageSettings()
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
+    stats: StatsSettings = StatsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
 

@@ -26,8 +26,10 @@ from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
+from ocishim.lifecycle.usage import DiskUsage
 from ocishim.linux import files, host, proc
 from ocishim.linux.process import become_subreaper, reap_orphans
+from ocishim.metrics.meter import Meter
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice, exits
@@ -72,7 +74,8 @@ async def serve(settings: Settings) -> None:
         for directory in (settings.root, settings.state):
             stack.callback(os.close, _lock(directory))
         tracer = await _tracer(settings, stack)
-        node = await _node(settings, layout)
+        meter = await _meter(settings, stack)
+        node = await _node(settings, layout, meter)
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
         registries = Registries(node)
@@ -80,6 +83,8 @@ async def serve(settings: Settings) -> None:
         await stack.enter_async_context(_exit_watch(node))
         await stack.enter_async_context(node.cni.followed())
         await recover(node)
+        node.written.refresh()
+        _watch(node)
         loop.add_signal_handler(signal.SIGUSR1, dump.write, node)
         servers = await _servers(settings, node, registries, stack, tracer)
         log.info(
@@ -97,7 +102,7 @@ async def serve(settings: Settings) -> None:
             server.close()
 
 
-async def _node(settings: Settings, layout: Layout) -> Node:
+async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
     check_names("containers.capabilities", settings.containers.capabilities or ())
     runtimes = await choice.with_abilities(choice.find(settings, f"{settings.state}/runtimes"))
     for runtime in runtimes.by_name.values():
@@ -108,22 +113,45 @@ async def _node(settings: Settings, layout: Layout) -> Node:
     await images.open()
     sandboxes: Index[Sandbox] = Index("pod sandbox")
     containers: Index[Container] = Index("container")
+    jobs = Jobs()
     return Node(
         settings=settings,
         layout=layout,
         host=host.gather(),
         boot_id=proc.boot_id(),
         runtimes=runtimes,
-        cni=Cni(settings.cni),
+        cni=Cni(settings.cni, meter.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
-        jobs=Jobs(),
+        jobs=jobs,
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
         sandboxes=sandboxes,
         containers=containers,
         journal=Journal(sandboxes, containers),
+        meter=meter,
+        written=DiskUsage(layout.containers, jobs, settings.stats.interval),
     )
+
+
+async def _meter(settings: Settings, stack: AsyncExitStack) -> Meter:
+    """What counts the server's own work; served from now on, where the settings say so."""
+    if not settings.metrics.address:
+        return Meter()
+    from ocishim.metrics import prometheus  # noqa: PLC0415 - libraries that a server without it need not load
+
+    meter = prometheus.PrometheusMeter()
+    port = await stack.enter_async_context(prometheus.served(meter, settings.metrics.address))
+    log.info("metrics are on port %d of %s", port, settings.metrics.address.rpartition(":")[0])
+    return meter
+
+
+def _watch(node: Node) -> None:
+    """Gauges of what there is."""
+    meter = node.meter
+    meter.watch("ocishim_operations", "Operations under way.", "operation", node.jobs.kinds)
+    meter.watch("ocishim_containers", "Containers, by state.", "state", node.containers_by_state)
+    meter.watch("ocishim_sandboxes", "Pod sandboxes, by state.", "state", node.sandboxes_by_state)
 
 
 def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:

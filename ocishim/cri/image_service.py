@@ -11,7 +11,7 @@ from ocishim.api.runtime import v1
 from ocishim.cri import listing
 from ocishim.errors import InvalidArgument
 from ocishim.lifecycle.image import is_pinned, remove_image
-from ocishim.lifecycle.usage import DiskUsage, Sample
+from ocishim.lifecycle.usage import Sample
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +31,6 @@ class ImageService(v1.ImageServiceBase):
     def __init__(self, node: Node, registries: Registries) -> None:
         self._node = node
         self._registries = registries
-        self._written = DiskUsage(node.layout.containers, node.jobs)
 
     async def list_images(self, list_images_request: v1.ListImagesRequest) -> v1.ListImagesResponse:
         """All images, or the one that the filter names."""
@@ -95,7 +94,7 @@ class ImageService(v1.ImageServiceBase):
         """What layers take, as counted when they were unpacked, and what containers have written."""
         used, inodes = self._node.images.usage()
         images = _usage(self._node.layout.images, Sample(used, inodes, time.time_ns()))
-        containers = _usage(self._node.layout.containers, await self._written.sample())
+        containers = _usage(self._node.layout.containers, await self._node.written.sample())
         return v1.ImageFsInfoResponse(image_filesystems=[images], container_filesystems=[containers])
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -16,7 +17,7 @@ from ocishim.cri.errors import is_expected, status_of
 from ocishim.cri.wire import receive
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Mapping
 
     from grpclib.server import Stream
 
@@ -39,6 +40,9 @@ _FREQUENT: Final = frozenset(
         "PodSandboxStats",
         "ListPodSandboxStats",
         "ListPodSandboxMetrics",
+        "StreamContainerStats",
+        "StreamPodSandboxStats",
+        "StreamPodSandboxMetrics",
     }
 )
 """What kubelet polls: logged at debug level unless it fails."""
@@ -52,11 +56,15 @@ class Service(Protocol):
         """Handlers by path."""
 
 
-def intercepted(service: Service, describe: Callable[[object], str]) -> dict[str, Handler]:
+Observer = Callable[[str, str, float], None]
+"""Told of every answer: the method, the code by name, the seconds."""
+
+
+def intercepted(service: Service, describe: Callable[[object], str], observe: Observer) -> dict[str, Handler]:
     """The service's handlers by path, each wrapped; `describe` names the pod or container of a request."""
     return {
         path: Handler(
-            _served(path.rsplit("/", 1)[1], handler, service, describe),
+            _served(path.rsplit("/", 1)[1], handler, service, describe, observe),
             handler.cardinality,
             handler.request_type,
             handler.reply_type,
@@ -71,13 +79,13 @@ def method_name(rpc: str) -> str:
 
 
 def _served(
-    rpc: str, handler: Handler, service: Service, describe: Callable[[object], str]
+    rpc: str, handler: Handler, service: Service, describe: Callable[[object], str], observe: Observer
 ) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
-    return wrapped(rpc, handler, getattr(service, method_name(rpc)), describe)
+    return wrapped(rpc, handler, getattr(service, method_name(rpc)), describe, observe)
 
 
 def wrapped(
-    rpc: str, handler: Handler, method: Callable[[Any], Any], describe: Callable[[object], str]
+    rpc: str, handler: Handler, method: Callable[[Any], Any], describe: Callable[[object], str], observe: Observer
 ) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
     """The method as grpclib calls it; of `handler` only its types and cardinality are used."""
 
@@ -110,7 +118,9 @@ def wrapped(
                 log.exception("%s %s: a bug", rpc, about)
             raise GRPCError(status, message) from error
         finally:
-            _access(rpc, about, time.monotonic() - began, status, message)
+            seconds = time.monotonic() - began
+            observe(rpc, status.name, seconds)
+            _access(rpc, about, seconds, status, message)
 
     return served
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.sandbox import Sandbox
 
 _LENGTH_DELIMITED = 2
+_ONE_BYTE: Final = tuple(bytes((number,)) for number in range(128))
 CHUNK: Final = 256 << 10
 """Bytes of entries in one message of a streamed list, as far as entries allow."""
 
@@ -51,6 +52,8 @@ def chunks(entries: Sequence[bytes]) -> Iterator[list[bytes]]:
 
 def varint(number: int) -> bytes:
     """A number in base 128, low groups first."""
+    if number <= 0x7F:  # noqa: PLR2004 - as most are: lengths and tags
+        return _ONE_BYTE[number]
     result = bytearray()
     while number > 0x7F:  # noqa: PLR2004 - seven bits a byte
         result.append(number & 0x7F | 0x80)

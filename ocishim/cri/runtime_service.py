@@ -13,6 +13,10 @@ from ocishim.cri.checkpoint_rpcs import CheckpointRpcs
 from ocishim.cri.config_rpcs import ConfigRpcs
 from ocishim.cri.event_rpcs import EventRpcs
 from ocishim.cri.list_rpcs import ListRpcs
+from ocishim.cri.metrics_encoding import MetricsEncoder
+from ocishim.cri.metrics_rpcs import MetricsRpcs
+from ocishim.cri.stats_encoding import Encoder
+from ocishim.cri.stats_rpcs import StatsRpcs
 from ocishim.cri.verbose import container_info, network_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
@@ -22,6 +26,7 @@ from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.exec import exec_sync
 from ocishim.lifecycle.sandbox_run import run_sandbox
 from ocishim.lifecycle.sandbox_stop import remove_sandbox, stop_sandbox
+from ocishim.lifecycle.stats import Stats
 from ocishim.runtime import conmon
 from ocishim.translate import statuses
 
@@ -38,11 +43,14 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs):
+class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._stats = Stats(node)
+        self._encoder = Encoder(node.layout.containers)
+        self._metrics_encoder = MetricsEncoder(node.layout.containers)
 
     async def version(self, version_request: v1.VersionRequest) -> v1.VersionResponse:
         """Name and version."""

@@ -93,7 +93,7 @@ class _Served:
 def runtime_handlers(service: RuntimeService, node: Node) -> dict[str, Handler]:
     """RuntimeService under its v1, v1alpha2 and v1alpha1 paths; on the wire v1alpha2 is a subset of v1."""
     describe = describer(node)
-    handlers = intercepted(service, describe)
+    handlers = intercepted(service, describe, node.meter.rpc)
     oldest = first.v1alpha1_handlers("RuntimeService", first.RUNTIME, service, node, describe)
     return handlers | _also("RuntimeService", V1ALPHA2_RUNTIME, handlers) | oldest
 
@@ -101,9 +101,10 @@ def runtime_handlers(service: RuntimeService, node: Node) -> dict[str, Handler]:
 def image_handlers(service: ImageService, own_service: OwnImageService, node: Node) -> dict[str, Handler]:
     """ImageService under its v1, v1alpha2 and v1alpha1 paths, and ocishim's own."""
     describe = describer(node)
-    handlers = intercepted(service, describe)
+    handlers = intercepted(service, describe, node.meter.rpc)
     oldest = first.v1alpha1_handlers("ImageService", first.IMAGE, service, node, describe)
-    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | oldest | intercepted(own_service, describe)
+    ours = intercepted(own_service, describe, node.meter.rpc)
+    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | oldest | ours
 
 
 def _also(service: str, rpcs: tuple[str, ...], handlers: Mapping[str, Handler]) -> dict[str, Handler]:

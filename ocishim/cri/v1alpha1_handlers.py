@@ -58,7 +58,7 @@ def v1alpha1_handlers(
     made = {}
     for rpc in rpcs:
         shape = Handler(_nothing, Cardinality.UNARY_UNARY, _Request(rpc, node), object)
-        served = wrapped(rpc, shape, _translated(rpc, getattr(service, method_name(rpc))), describe)
+        served = wrapped(rpc, shape, _translated(rpc, getattr(service, method_name(rpc))), describe, node.meter.rpc)
         made[f"/runtime.{name}/{rpc}"] = shape._replace(func=_loading(served))
     return made
 

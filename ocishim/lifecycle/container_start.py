@@ -64,6 +64,7 @@ async def _start(node: Node, container: Container) -> None:
             log.error("%s: that it runs cannot be recorded: %s", container.title, error)  # noqa: TRY400 - no bug
             container.presume(status)
         watch(node, container, process)
+        node.written.begin(container.id)
 
 
 def _must_be_startable(node: Node, container: Container) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -61,9 +62,13 @@ class Registries:
 
     async def _pull(self, key: Hashable, name: str, credentials: Credentials | None) -> ImageRecord:
         progress = self._progress.setdefault(key, Progress())
+        began, failed = time.monotonic(), True
         try:
-            return await self.puller().pull(name, credentials, progress)
+            record = await self.puller().pull(name, credentials, progress)
+            failed = False
+            return record
         finally:
+            self._node.meter.pull(progress.fetched(), time.monotonic() - began, failed=failed)
             self._progress.pop(key, None)
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -119,6 +120,10 @@ class Jobs:
     def under_way(self) -> list[str]:
         """A line each, oldest first."""
         return [job.describe() for job, _ in self._jobs.values()]
+
+    def kinds(self) -> dict[str, int]:
+        """How many are under way, by the first word of what they are: the RPC's name."""
+        return dict(Counter(job.what.partition(" ")[0] for job, _ in list(self._jobs.values())))
 
     async def close(self, grace: float) -> None:
         """Take no new jobs, wait up to `grace` seconds for those under way, then cancel what is left."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.events import Journal
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.lifecycle.usage import DiskUsage
+    from ocishim.metrics.meter import Meter
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
     from ocishim.network.cni import Cni
     from ocishim.runtime.choice import Runtimes
@@ -43,6 +45,8 @@ class Node:
     container_records: Records[ContainerMetadata, ContainerStatus]
     sandboxes: Index[Sandbox]
     containers: Index[Container]
+    written: DiskUsage
+    meter: Meter
     journal: Journal
     data_files: DataFiles = field(default_factory=DataFiles)
 
@@ -67,3 +71,16 @@ class Node:
     def runtime_of(self, container: Container) -> OciRuntime:
         """The runtime that a container was made with."""
         return self.runtimes.choose(container.metadata.runtime)
+
+    def containers_by_state(self) -> dict[str, int]:
+        """How many containers there are of each state."""
+        counts = {"created": 0, "running": 0, "exited": 0}
+        for each in self.containers:
+            state = "exited" if each.status.has_exited else "running" if each.status.is_running else "created"
+            counts[state] += 1
+        return counts
+
+    def sandboxes_by_state(self) -> dict[str, int]:
+        """How many pods there are of each state."""
+        ready = sum(each.is_ready for each in self.sandboxes)
+        return {"ready": ready, "notready": len(self.sandboxes) - ready}

@@ -49,6 +49,10 @@ class Progress:
         """All of them."""
         return list(self._parts.values())
 
+    def fetched(self) -> int:
+        """Bytes that have come so far, without those that were here already."""
+        return sum(part.done for part in self._parts.values() if part.state != "present")
+
     async def until(self, task: asyncio.Future[Any]) -> AsyncIterator[list[Part]]:
         """The parts whenever some have changed, until the task is done; its result and its failure are the caller's."""
         seen = 0

@@ -49,6 +49,8 @@ async def recover(node: Node) -> None:
         await _recover_sandbox(node, loaded)
     for each in containers:
         await _recover_container(node, each)
+    for _ in (*node.sandbox_records.set_aside, *node.container_records.set_aside):
+        node.meter.finding("record-unreadable")
     await _sweep(node)
     await node.images.sweep()
     if sandboxes or containers:
@@ -62,11 +64,13 @@ async def _recover_sandbox(node: Node, loaded: Loaded[SandboxMetadata, SandboxSt
     try:
         if action == "undo":
             log.info("%s was in the making when the server ended: undone", sandbox.title)
+            node.meter.finding("sandbox-undone")
             await release_sandbox(node, sandbox)
             await node.sandbox_records.remove(sandbox.id)
             return
         if status is not loaded.status:
             log.warning("%s has lost its namespaces or its pause process: not ready", sandbox.title)
+            node.meter.finding("sandbox-lost")
             await sandbox.update(status)
     except (OcishimError, OSError) as error:
         log.error("%s: %s", sandbox.title, error)  # noqa: TRY400 - no bug
@@ -95,9 +99,11 @@ async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, Conta
         status, action = reconcile_container(loaded.status, observed, time.time_ns())
         if action == "undo":
             log.info("%s was in the making when the server ended: undone", container.title)
+            node.meter.finding("container-undone")
             await release_container(node, container)
             return
         if status is not loaded.status:
+            node.meter.finding("container-changed")
             await container.update(status)
         node.containers.add(container)
         await undo(node, container)
@@ -126,6 +132,8 @@ async def _observe_container(node: Node, container: Container) -> ContainerObser
 
 
 async def _act(node: Node, container: Container, action: Action) -> None:
+    if action == "finish":
+        node.meter.finding("container-ended")
     if action in ("watch", "finish"):
         watch(node, container, container.status.process)
     elif action == "clear" and container.status.launched_at:
@@ -143,6 +151,7 @@ async def _sweep(node: Node) -> None:
         for container_id in await asyncio.to_thread(_names, runtime.root):
             if container_id not in known and await _is_ours(node, runtime, container_id):
                 log.warning("%s has a container %s that no record knows: deleted", runtime.name, container_id)
+                node.meter.finding("container-unknown")
                 await runtime.delete(container_id)
     await asyncio.to_thread(_sweep_files, node, known)
 
@@ -165,6 +174,7 @@ def _sweep_files(node: Node, known: set[str]) -> None:
         for name in _names(parent):
             if name not in known:
                 log.warning("%s/%s belongs to nothing: removed", parent, name)
+                node.meter.finding("files-unknown")
                 mount.unmount_tree(f"{parent}/{name}")
                 files.remove_tree(f"{parent}/{name}")
 

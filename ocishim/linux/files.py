@@ -238,18 +238,40 @@ def replace_beneath(root: str, path: str, content: bytes) -> None:
 
 
 def tree_usage(path: str) -> tuple[int, int]:
-    """Bytes on disk and inodes of a directory tree; what vanishes meanwhile counts as nothing. Blocks."""
+    """Bytes on disk and inodes below a directory; what vanishes meanwhile is nothing, hard links are one. Blocks."""
     used, inodes = 0, 0
+    linked: set[tuple[int, int]] = set()
     pending = [path]
     while pending:
         try:
             with os.scandir(pending.pop()) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):
-                        used += entry.stat(follow_symlinks=False).st_blocks * _SECTOR
-                        inodes += 1
-                        if entry.is_dir(follow_symlinks=False):
+                        found = entry.stat(follow_symlinks=False)
+                        if stat.S_ISDIR(found.st_mode):
                             pending.append(entry.path)
-        except FileNotFoundError:
+                        elif found.st_nlink > 1:
+                            if (found.st_dev, found.st_ino) in linked:
+                                continue
+                            linked.add((found.st_dev, found.st_ino))
+                        used += found.st_blocks * _SECTOR
+                        inodes += 1
+        except (FileNotFoundError, NotADirectoryError):
             continue
     return used, inodes
+
+
+def own_usage(path: str) -> tuple[int, int]:
+    """Bytes on disk and inodes of a file or a directory itself; nothing where it is gone."""
+    try:
+        return os.lstat(path).st_blocks * _SECTOR, 1
+    except (FileNotFoundError, NotADirectoryError):
+        return 0, 0
+
+
+def names(directory: str) -> list[str]:
+    """What a directory holds; nothing where it is gone or none."""
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

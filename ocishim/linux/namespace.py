@@ -130,6 +130,15 @@ def _write_sysctl(name: str, value: str) -> None:
         raise InvalidArgument(f"linux.sysctls[{name}] = {value!r}: the kernel says: {reason}") from error
 
 
+def enter(path: str, kind: str) -> None:
+    """Join a pinned namespace: only for a thread that is made for it and ends after it. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.setns(fd, CLONE_FLAGS[kind])
+    finally:
+        os.close(fd)
+
+
 @effect
 def unpin(directory: str) -> None:
     """Let the namespaces pinned in directory go; content where they are gone already. Blocks shortly."""

@@ -9,9 +9,10 @@ import asyncio
 import json
 import logging
 import os
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ocishim import tracing
 from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
@@ -48,11 +49,23 @@ class _Found:
     file: str = ""
 
 
+class Observer(Protocol):
+    """Told of every call of a plugin."""
+
+    def __call__(self, plugin: str, verb: str, seconds: float, /, *, failed: bool) -> None:
+        """A plugin has been called."""
+
+
+def ignore(plugin: str, verb: str, seconds: float, /, *, failed: bool) -> None:
+    """Nobody counts."""
+
+
 class Cni:
     """The node's default network: the first usable configuration of the directory, in name order."""
 
-    def __init__(self, settings: CniSettings) -> None:
+    def __init__(self, settings: CniSettings, observe: Observer = ignore) -> None:
         self._settings = settings
+        self._observe = observe
         self._seen: tuple[tuple[str, int, int], ...] | None = None
         self._found = _Found(None, "")
         self._is_current = False
@@ -170,14 +183,19 @@ class Cni:
             "CNI_PATH": ":".join(self._settings.bin_dirs),
             "CNI_NETNS": netns,
         }
-        finished = await process.run(
-            [program],
-            what=what,
-            within=self._settings.timeout,
-            stdin=_plugin_config(attachment, plugin, previous),
-            env=environment,
-            output_limit=_OUTPUT_LIMIT,
-        )
+        began, failed = time.monotonic(), True
+        try:
+            finished = await process.run(
+                [program],
+                what=what,
+                within=self._settings.timeout,
+                stdin=_plugin_config(attachment, plugin, previous),
+                env=environment,
+                output_limit=_OUTPUT_LIMIT,
+            )
+            failed = finished.returncode != 0
+        finally:
+            self._observe(plugin.type, command, time.monotonic() - began, failed=failed)
         if finished.returncode != 0:
             said = spec.parse_problem(finished.stdout) or finished.words()
             raise OperationFailed(f"{what}: plugin {plugin.type}: {said}")

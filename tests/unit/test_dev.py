@@ -26,7 +26,7 @@ def dev(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_help_lists_every_command_that_there_is() -> None:
     commands = re.findall(r"^([a-z]+)(?: \|[^)]*)?\)$", DEV.read_text(encoding="utf-8"), re.MULTILINE)
     listed = re.findall(r"^  ([a-z]+) ", dev("help").stdout, re.MULTILINE)
-    assert set(commands) == set(listed) == {"setup", "run", "test", "proto", "help"}
+    assert set(commands) == set(listed) == {"setup", "run", "test", "soak", "proto", "help"}
 
 
 def test_an_unknown_command_is_refused_by_name() -> None:

@@ -120,3 +120,15 @@ async def test_work_to_the_end_outlasts_two_cancellations() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert operation.ended
+
+
+async def test_those_under_way_are_counted_by_their_rpc() -> None:
+    jobs, operation = Jobs(), Operation()
+    names = ("RunPodSandbox a", "RunPodSandbox b", "PullImage c")
+    callers = [asyncio.create_task(jobs.run(name, name, None, operation)) for name in names]
+    await asyncio.sleep(0)
+    assert jobs.kinds() == {"RunPodSandbox": 2, "PullImage": 1}
+    operation.may_end.set()
+    await asyncio.gather(*callers)
+    await asyncio.sleep(0)
+    assert jobs.kinds() == {}

@@ -41,6 +41,10 @@ def test_drop_ins_win_key_by_key_in_name_order(tmp_path: Path) -> None:
         ("listen = '/run/x.sock'", "listen: String should match"),
         ("[runtimes.UP]\npath = '/x'", "runtimes.UP"),
         ("[images]\nparallel_layers = 0", "images.parallel_layers"),
+        ("[stats]\ninterval = 0.0", "stats.interval"),
+        ("[metrics]\naddress = '9090'", "metrics.address"),
+        ("[metrics]\naddress = ':9090'", "metrics.address"),
+        ("[metrics]\naddress = 'a b:9090'", "metrics.address"),
         ("root = ", "not TOML"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What containers and the server itself use, as numbers: cgroup files, network counters, Prometheus."""
