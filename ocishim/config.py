@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,10 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+Slice = r"[A-Za-z0-9:_.\\]+(-[A-Za-z0-9:_.\\]+)*\.slice"
+CgroupParent = Annotated[str, Field(pattern=rf"^(/[^\x00]*|{Slice})?$")]
+MonitorCgroup = Annotated[str, Field(pattern=rf"^(pod|/[^\x00]+|{Slice})?$")]
+CgroupDriverName = Literal["cgroupfs", "systemd"]
 
 
 class Section(BaseModel):
@@ -32,6 +36,10 @@ class RuntimeSettings(Section):
 
     path: AbsolutePath
     """The program: anything that takes runc's command line."""
+    cgroup_driver: CgroupDriverName | Literal[""] = ""
+    """For pods of this runtime; empty: as `containers` has it."""
+    monitor_cgroup: MonitorCgroup = ""
+    """For pods of this runtime; empty: as `containers` has it."""
 
 
 class CniSettings(Section):
@@ -83,8 +91,14 @@ class ContainerSettings(Section):
     """What RuntimeDefault means; Debian ships it in golang-github-containers-common."""
     pause: AbsolutePath = "/usr/bin/catatonit"
     """Started as `pause -P` in pods that share one PID namespace."""
-    cgroup_parent: AbsolutePath = "/ocishim"
-    """The parent of pods whose request names none."""
+    cgroup_driver: CgroupDriverName = "cgroupfs"
+    """Who makes cgroups: this server and the runtime in the file system, or systemd for them. As kubelet's."""
+    cgroup_parent: CgroupParent = ""
+    """The parent of pods whose request names none: a path, or with systemd a slice. Empty: ocishim."""
+    monitor_cgroup: MonitorCgroup = "pod"
+    """What conmon is accounted to: `pod`, or a cgroup of all pods' monitors (a path, or with systemd a slice)."""
+    pids_limit: Annotated[int, Field(ge=0, le=4 << 20)] = 0
+    """Processes and threads that one container may have; 0: no limit of its own."""
     exec_sync_output: Annotated[int, Field(ge=4096, le=15 << 20)] = 15 << 20
     """Bytes of stdout and stderr together that one ExecSync returns; kubelet takes 16 MiB at most."""
 
@@ -113,6 +127,37 @@ class Settings(Section):
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
     log: LogSettings = LogSettings()
+
+    def cgroups_of(self, runtime: str) -> CgroupSettings:
+        """What holds for the pods of one runtime. Raises InvalidArgument where parts are in different notations."""
+        own, common = self.runtimes.get(runtime), self.containers
+        driver: CgroupDriverName = (own.cgroup_driver if own else "") or common.cgroup_driver
+        monitor = (own.monitor_cgroup if own else "") or common.monitor_cgroup
+        default = "ocishim.slice" if driver == "systemd" else "/ocishim"
+        parent = common.cgroup_parent or default
+        if _is_slice(parent) != (driver == "systemd"):
+            if driver == common.cgroup_driver:
+                raise InvalidArgument(f"containers.cgroup_parent: {parent!r} is not in the notation of {driver}")
+            parent = default  # the other driver's notation is what is configured, for the runtimes that use it
+        if monitor != "pod" and _is_slice(monitor) != (driver == "systemd"):
+            raise InvalidArgument(
+                f"monitor_cgroup of runtime {runtime!r}: {monitor!r} is not in {driver}'s notation, its cgroup_driver"
+            )
+        return CgroupSettings(driver, parent, monitor)
+
+
+class CgroupSettings(NamedTuple):
+    """How the cgroups of one runtime's pods are made."""
+
+    driver: CgroupDriverName
+    parent: str
+    """Of pods whose request names none."""
+    monitor: str
+    """`pod`, or the cgroup of all monitors."""
+
+
+def _is_slice(value: str) -> bool:
+    return value.endswith(".slice")
 
 
 def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:

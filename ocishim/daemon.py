@@ -26,6 +26,7 @@ from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
 from ocishim.linux import files, host, proc
+from ocishim.linux.cgroup_driver import CgroupDrivers
 from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
@@ -71,6 +72,7 @@ async def serve(settings: Settings) -> None:
         node = await _node(settings, layout)
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
+        stack.callback(node.cgroups.close)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
@@ -107,6 +109,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         host=host.gather(),
         boot_id=proc.boot_id(),
         runtimes=runtimes,
+        cgroups=_cgroups(settings, runtimes),
         cni=Cni(settings.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
@@ -116,6 +119,14 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         sandboxes=sandboxes,
         containers=containers,
     )
+
+
+def _cgroups(settings: Settings, runtimes: choice.Runtimes) -> CgroupDrivers:
+    """Raises FailedPrecondition or InvalidArgument now rather than for the first pod of a runtime."""
+    drivers = CgroupDrivers()
+    for name in runtimes.by_name:
+        drivers.named(settings.cgroups_of(name).driver)
+    return drivers
 
 
 def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.update_rpcs import UpdateRpcs
 from ocishim.cri.verbose import container_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
@@ -34,7 +35,7 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(v1.RuntimeServiceBase):
+class RuntimeService(UpdateRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
@@ -89,8 +90,9 @@ class RuntimeService(v1.RuntimeServiceBase):
         return response
 
     async def runtime_config(self, runtime_config_request: v1.RuntimeConfigRequest) -> v1.RuntimeConfigResponse:  # noqa: ARG002
-        """The cgroup driver."""
-        linux = v1.LinuxRuntimeConfiguration(cgroup_driver=v1.CgroupDriver(v1.CgroupDriver.CGROUPFS))
+        """The cgroup driver, which kubelet then uses too: that of the default runtime."""
+        driver = self._node.settings.cgroups_of(self._node.runtimes.default).driver
+        linux = v1.LinuxRuntimeConfiguration(cgroup_driver=v1.CgroupDriver.from_string(driver.upper()))
         return v1.RuntimeConfigResponse(linux=linux)
 
     async def run_pod_sandbox(self, run_pod_sandbox_request: v1.RunPodSandboxRequest) -> v1.RunPodSandboxResponse:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.linux.cgroup_driver import CgroupDrivers
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
     from ocishim.network.cni import Cni
     from ocishim.runtime.choice import Runtimes
@@ -33,6 +34,7 @@ class Node:
     host: HostFacts
     boot_id: str
     runtimes: Runtimes
+    cgroups: CgroupDrivers
     cni: Cni
     images: ImageStore
     rootfs: RootFilesystems

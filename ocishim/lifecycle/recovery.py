@@ -15,6 +15,7 @@ from ocishim.errors import AlreadyExists, OcishimError
 from ocishim.lifecycle.container import Container
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.container_start import watch
+from ocishim.lifecycle.container_update import reapply
 from ocishim.lifecycle.pause import watch_pause
 from ocishim.lifecycle.sandbox import Sandbox
 from ocishim.lifecycle.sandbox_release import release_sandbox
@@ -126,6 +127,8 @@ async def _act(node: Node, container: Container, action: Action) -> None:
     process = container.status.process
     if action in ("watch", "finish") and process is not None:
         watch(node, container, process)
+        if action == "watch":
+            await reapply(node, container)
     elif action == "clear" and container.status.launched_at:
         paths = node.layout.container(container.metadata.id)
         if await asyncio.to_thread(os.path.isdir, f"{node.runtime_of(container).root}/{container.id}"):

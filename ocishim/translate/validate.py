@@ -8,8 +8,8 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
-from ocishim.translate import fields, security
-from ocishim.translate.sandbox import cgroup_parent, sysctls
+from ocishim.translate import fields, resource_checks, security
+from ocishim.translate.sandbox import sysctls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,8 @@ def validate_sandbox(config: v1.PodSandboxConfig) -> None:
     _namespaces("config.linux.security_context.namespace_options", context.namespace_options, pod=True)
     _user("config.linux.security_context", context)
     sysctls(config)
-    cgroup_parent(config, "/")
+    for key in ("resources", "overhead"):
+        _resources(f"config.linux.{key}", getattr(config.linux, key))
 
 
 def _port(path: str, mapping: v1.PortMapping) -> None:
@@ -177,15 +178,5 @@ def _container_security(config: v1.ContainerConfig, sandbox: v1.PodSandboxConfig
 
 
 def _resources(path: str, resources: v1.LinuxContainerResources) -> None:
-    for key in ("cpu_period", "cpu_shares", "memory_limit_in_bytes"):
-        fields.bounded(f"{path}.{key}", getattr(resources, key), 0, 2**62)
-    fields.bounded(f"{path}.cpu_quota", resources.cpu_quota, -1, 2**62)
-    fields.bounded(f"{path}.memory_swap_limit_in_bytes", resources.memory_swap_limit_in_bytes, -1, 2**62)
-    fields.bounded(f"{path}.oom_score_adj", resources.oom_score_adj, -1000, 1000)
-    for key in ("cpuset_cpus", "cpuset_mems"):
-        value = getattr(resources, key)
-        if set(value) - set("0123456789,-"):
-            raise fields.refuse(f"{path}.{key}", value, "is no list of numbers and ranges")
-    for key in resources.unified:
-        if "/" in key or not key:
-            raise fields.refuse(f"{path}.unified", key, "is no name of a cgroup file")
+    resource_checks.check(path, resources)
+    resource_checks.check_whole(path, resources)
