@@ -21,7 +21,7 @@ OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 Slice = r"[A-Za-z0-9:_.\\]+(-[A-Za-z0-9:_.\\]+)*\.slice"
 CgroupParent = Annotated[str, Field(pattern=rf"^(/[^\x00]*|{Slice})?$")]
-MonitorCgroup = Annotated[str, Field(pattern=rf"^(pod|/[^\x00]+|{Slice})?$")]
+MonitorCgroup = Annotated[str, Field(pattern=rf"^(pod|/[^\x00]+|{Slice})$")]
 CgroupDriverName = Literal["cgroupfs", "systemd"]
 
 
@@ -38,7 +38,7 @@ class RuntimeSettings(Section):
     """The program: anything that takes runc's command line."""
     cgroup_driver: CgroupDriverName | Literal[""] = ""
     """For pods of this runtime; empty: as `containers` has it."""
-    monitor_cgroup: MonitorCgroup = ""
+    monitor_cgroup: MonitorCgroup | Literal[""] = ""
     """For pods of this runtime; empty: as `containers` has it."""
 
 

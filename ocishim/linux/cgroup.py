@@ -151,7 +151,7 @@ def _walk(directory: str) -> Iterator[str]:
 
 def write(path: str, value: str) -> None:
     """Write a value to a cgroup file in one call, as the kernel wants it. Raises OSError with the kernel's answer."""
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode("ascii", "replace"))
     except OSError as error:

@@ -94,7 +94,7 @@ def _read(path: str, file: str) -> str:
         return _content(file)
     except OSError as error:
         if error.errno in _GONE and os.path.isdir(os.path.dirname(file)):
-            raise InvalidArgument(f"{file}: the kernel has no such file") from error
+            raise InvalidArgument(f"cgroup {path}: this kernel has no {os.path.basename(file)} there") from error
         raise _explained(path, error, {}) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from dbus_fast import BusType, DBusError, Message, MessageType, Variant
+from dbus_fast import AuthError, BusType, DBusError, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from ocishim.errors import DeadlineExceeded, OperationFailed, Unavailable
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _NAME: Final = "org.freedesktop.systemd1"
 _PATH: Final = "/org/freedesktop/systemd1"
 _MANAGER: Final = "org.freedesktop.systemd1.Manager"
+_BUS: Final = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
 _NO_UNIT: Final = "org.freedesktop.systemd1.NoSuchUnit"
 _EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 _WITHIN: Final = 30.0
@@ -102,23 +103,21 @@ class SystemdManager:
         try:
             async with asyncio.timeout(_WITHIN):
                 bus = await MessageBus(self._address, BusType.SYSTEM).connect()
-                bus.add_message_handler(self._heard)
-                rule = f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='JobRemoved'"
-                await _answer(
-                    bus,
-                    Message(
-                        "org.freedesktop.DBus",
-                        "/org/freedesktop/DBus",
-                        "org.freedesktop.DBus",
-                        "AddMatch",
-                        signature="s",
-                        body=[rule],
-                    ),
-                )
-                await self._call(bus, "Subscribe", "", [])
-        except (OSError, DBusError, TimeoutError, EOFError) as error:
+                try:
+                    await self._subscribe(bus)
+                except BaseException:
+                    bus.disconnect()
+                    raise
+        except (OSError, DBusError, AuthError, TimeoutError, EOFError) as error:
             raise Unavailable(f"systemd cannot be reached over D-Bus: {error or type(error).__name__}") from error
         return bus
+
+    async def _subscribe(self, bus: MessageBus) -> None:
+        bus.add_message_handler(self._heard)
+        rule = f"type='signal',sender='{_NAME}',path='{_PATH}',interface='{_MANAGER}',member='JobRemoved'"
+        match = Message(*_BUS, member="AddMatch", signature="s", body=[rule])
+        await _answer(bus, match)
+        await self._call(bus, "Subscribe", "", [])
 
     def _heard(self, message: Message) -> None:
         if message.message_type is not MessageType.SIGNAL or message.member != "JobRemoved":

@@ -22,7 +22,7 @@ POD: Final = "pod"
 """The monitor cgroup that means the pod's own."""
 _SLICE: Final = ".slice"
 _LONGEST_UNIT: Final = 255
-_UNIT_PART: Final = re.compile(r"^[A-Za-z0-9:_.\\]+$")
+_UNIT_PART: Final = re.compile(r"[A-Za-z0-9:_.\\]+")
 
 
 def is_slice(value: str) -> bool:
@@ -38,7 +38,7 @@ def expand_slice(name: str) -> str:
     if stem == "-":
         raise ValueError("is the root slice, which holds all other units")
     parts = stem.split("-")
-    if not all(_UNIT_PART.match(part) for part in parts):
+    if not all(_UNIT_PART.fullmatch(part) for part in parts):
         raise ValueError("is no name of a slice: '-' separates its parents, and none may be empty")
     return "".join(f"/{'-'.join(parts[: number + 1])}{_SLICE}" for number in range(len(parts)))
 

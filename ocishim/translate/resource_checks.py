@@ -17,8 +17,8 @@ _PERIOD: Final = (1000, 1_000_000)
 """Microseconds that the kernel takes (sched-bwc)."""
 _LEAST_QUOTA: Final = 1000
 _SHARES: Final = (2, 262_144)
-_PAGE_SIZE: Final = re.compile(r"^[1-9][0-9]{0,5}[KMG]B$")
-_FILE: Final = re.compile(r"^[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)+$")
+_PAGE_SIZE: Final = re.compile(r"[1-9][0-9]{0,5}[KMG]B")
+_FILE: Final = re.compile(r"[a-z][a-z0-9_]*(\.[A-Za-z0-9_-]+)+")
 _LONGEST_TEXT: Final = 4096
 
 
@@ -30,7 +30,7 @@ def check(path: str, asked: v1.LinuxContainerResources) -> None:
     seen: set[str] = set()
     for index, page in enumerate(asked.hugepage_limits):
         here = f"{path}.hugepage_limits[{index}]"
-        if not _PAGE_SIZE.match(page.page_size):
+        if not _PAGE_SIZE.fullmatch(page.page_size):
             raise fields.refuse(f"{here}.page_size", page.page_size, "is no page size such as 2MB or 1GB")
         if page.page_size in seen:
             raise fields.refuse(f"{here}.page_size", page.page_size, "is there twice")
@@ -79,7 +79,7 @@ def _list(path: str, value: str) -> None:
 
 
 def _unified(path: str, file: str, value: str) -> None:
-    if not _FILE.match(file):
+    if not _FILE.fullmatch(file):
         raise fields.refuse(path, file, "is no name of a cgroup file")
     if file.startswith("cgroup."):
         raise fields.refuse(path, file, "is the kernel's lever on the cgroup itself, no limit")
