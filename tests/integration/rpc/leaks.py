@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rpc.node import PATIENCE
+
 if TYPE_CHECKING:
     from rpc.node import Node
 
-WITHIN = 5.0
+WITHIN = 5.0 * PATIENCE
 """Seconds that the last processes get to end: conmon syncs its log when all else is done."""
 FEW = 6
 """Descriptors that come and go with connections and threads."""
