@@ -115,7 +115,7 @@ class Node:
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(f"/var/lib/cni/networks/{self.word}", ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.word], check=False, capture_output=True)
-        for hierarchy in Path("/sys/fs/cgroup").iterdir():
+        for hierarchy in hierarchies():
             with contextlib.suppress(OSError):
                 os.rmdir(f"{hierarchy}{self.cgroup}")
 
@@ -226,6 +226,12 @@ class Pods:
         """Take away whatever the test has made."""
         for sandbox_id in self._ids:
             self.node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+
+def hierarchies() -> list[Path]:
+    """Where cgroups are: one place on cgroup v2, one for each of v1's hierarchies."""
+    root = Path("/sys/fs/cgroup")
+    return [root] if (root / "cgroup.controllers").exists() else sorted(root.iterdir())
 
 
 def refusal(call: Any, request: Any, **options: Any) -> tuple[grpc.StatusCode, str]:
