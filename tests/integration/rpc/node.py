@@ -228,10 +228,15 @@ class Pods:
             self.node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
 
 
+def is_cgroup_v2() -> bool:
+    """Whether the host has cgroup v2 alone."""
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
 def hierarchies() -> list[Path]:
     """Where cgroups are: one place on cgroup v2, one for each of v1's hierarchies."""
     root = Path("/sys/fs/cgroup")
-    return [root] if (root / "cgroup.controllers").exists() else sorted(root.iterdir())
+    return [root] if is_cgroup_v2() else sorted(root.iterdir())
 
 
 def refusal(call: Any, request: Any, **options: Any) -> tuple[grpc.StatusCode, str]:
