@@ -8,8 +8,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ocishim.errors import InvalidArgument
 from ocishim.images import rootfs
-from ocishim.linux import host
+from ocishim.linux import cgroup_driver, host
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice
 
