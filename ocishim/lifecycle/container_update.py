@@ -58,7 +58,8 @@ async def _update(node: Node, container: Container, asked: v1.LinuxContainerReso
             if before.is_running:
                 with step("change the cgroup"):
                     await _apply(node, container, result, resources.change(result, asked))
-        except BaseException:
+        except Exception:
+            # Cancelled, at shutdown, is not refused: the record stays, and the next start sees it through.
             await _forget(node, container)
             raise
         container.presume(status)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ocishim.errors import OcishimError
 from ocishim.linux import cgroup, cgroup_limits
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ocishim.spec import runtime as spec
+
+_LAST_WORDS: Final = 5.0
+"""Seconds that monitors get to end by themselves before their slice goes: they sync the log last of all."""
 
 
 class Manager(Protocol):
@@ -92,6 +95,8 @@ class SystemdCgroups:
         )
 
     async def remove(self, path: str) -> bool:
-        """Stop the unit, with the processes it has, and see its cgroup gone; False where something keeps it."""
+        """Stop the unit, once nothing runs in it, and see its cgroup gone; False where something keeps it."""
+        if not await asyncio.to_thread(cgroup.wait_empty, path, within=_LAST_WORDS, root=self._root):
+            return False  # stopping it would kill what is none of ours
         await self._manager.stop_unit(posixpath.basename(path))
         return await asyncio.to_thread(cgroup.remove, path, self._root)
