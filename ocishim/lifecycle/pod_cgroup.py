@@ -90,7 +90,7 @@ async def release(node: Node, sandbox: Sandbox) -> None:
         return
     if metadata.cgroup_driver == "cgroupfs" and metadata.monitor_cgroup == cgroups.POD:
         await asyncio.to_thread(_remove_monitors, cgroups.monitor_leaf(metadata.cgroup_parent, metadata.id))
-    if not owns(sandbox) or not await asyncio.to_thread(cgroup.exists, metadata.cgroup_parent):
+    if not owns(sandbox):
         return
     sharing = [each for each in node.sandboxes if each is not sandbox and _is_in(each, metadata.cgroup_parent)]
     heir = next((each for each in sharing if each.metadata.cgroup_parent == metadata.cgroup_parent), None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import OperationFailed
 from ocishim.linux import cgroup, cgroup_limits
+from ocishim.linux.uncancelled import to_the_end
 from ocishim.translate import limits
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Cgroupfs:
 
         Raises OperationFailed with the kernel's answer.
         """
-        await asyncio.to_thread(self._make, path)
+        await to_the_end(asyncio.to_thread(self._make, path))
 
     def _make(self, path: str) -> None:
         try:
@@ -50,12 +51,12 @@ class Cgroupfs:
         Raises as cgroup_limits.apply does.
         """
         writes = limits.writes(resources, v2=cgroup.is_v2(self._root), weight=weight)
-        before = await asyncio.to_thread(cgroup_limits.apply, path, writes, self._root)
+        before = await to_the_end(asyncio.to_thread(cgroup_limits.apply, path, writes, self._root))
         return lambda: cgroup_limits.restore(before)
 
     async def adopt(self, path: str, pid: int) -> None:
         """Move a process into a cgroup, which is made where it is missing. Raises OperationFailed."""
-        await asyncio.to_thread(self._adopt, path, pid)
+        await to_the_end(asyncio.to_thread(self._adopt, path, pid))
 
     def _adopt(self, path: str, pid: int) -> None:
         v2 = cgroup.is_v2(self._root)
