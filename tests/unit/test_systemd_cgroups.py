@@ -112,6 +112,12 @@ async def test_what_systemd_rounds_is_set_right_again(tmp_path: Path, kernel: Ke
     assert file.read_text() == "12345 100000\n"
 
 
+async def test_a_controller_that_systemd_has_not_lent_is_enabled(tmp_path: Path, kernel: Kernel) -> None:
+    (v2(tmp_path) / "cgroup.subtree_control").write_text("memory\n")
+    await SystemdCgroups(FakeManager(), str(tmp_path)).limit(SCOPE, Resources(cpu=Cpu(cpus="0")))
+    assert (f"{tmp_path}/cgroup.subtree_control", "+cpuset") in kernel.written
+
+
 async def test_what_the_kernel_refuses_systemd_is_not_asked(tmp_path: Path, kernel: Kernel) -> None:
     manager = FakeManager()
     kernel.refuse("cpuset.cpus", "99", 22)
