@@ -22,6 +22,9 @@ POD: Final = "pod"
 """The monitor cgroup that means the pod's own."""
 _SLICE: Final = ".slice"
 _LONGEST_UNIT: Final = 255
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 3000
+"""Characters, so that a container's cgroup below it stays within what paths may have (PATH_MAX)."""
 _UNIT_PART: Final = re.compile(r"[A-Za-z0-9:_.\\]+")
 
 
@@ -71,6 +74,8 @@ def pod_cgroup(asked: str, driver: CgroupDriverName, default: str, pod_id: str) 
     found = normal_path(asked)
     if found == "/":
         raise fields.refuse(path, asked, "is the root of all cgroups")
+    if len(found) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in found.split("/")):
+        raise fields.refuse(path, f"{asked[:40]}…", f"has a part longer than {_LONGEST_NAME} bytes, or too many")
     return found
 
 

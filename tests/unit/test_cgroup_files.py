@@ -206,6 +206,12 @@ async def test_a_missing_parent_is_made_in_every_hierarchy(tree: Path, kernel: K
     await Cgroupfs(str(tree)).make("/new/pod")
 
 
+async def test_a_name_that_is_a_file_of_the_kernels_is_no_cgroup(tree: Path, kernel: Kernel) -> None:
+    for path in ("/cgroup.procs", "/cgroup.procs/below"):
+        with pytest.raises(OperationFailed, match=r"cannot be made.*File exists"):
+            await Cgroupfs(str(tree)).make(path)
+
+
 async def test_v2_children_are_given_the_controllers_that_are_missing(tmp_path: Path, kernel: Kernel) -> None:
     root = v2(tmp_path)
     await Cgroupfs(str(root)).make("/new/pod")
