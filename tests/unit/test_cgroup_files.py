@@ -55,6 +55,8 @@ def test_a_v1_controller_is_found_where_it_is_mounted_together_with_another(tmp_
     assert cgroup.hierarchy_of("cpuacct", root) == f"{root}/cpu,cpuacct"
     assert cgroup.hierarchy_of("cpu", root) == f"{root}/cpu,cpuacct"
     assert cgroup.hierarchy_of("net_cls", root) is None
+    (tmp_path / "net_cls").mkdir()
+    assert cgroup.hierarchy_of("net_cls", root) is None, "nothing is mounted there"
     assert len(cgroup.hierarchies(root)) == 7, "links are no hierarchies of their own"
 
 
