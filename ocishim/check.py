@@ -8,8 +8,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ocishim.errors import InvalidArgument
 from ocishim.images import rootfs
-from ocishim.linux import host
+from ocishim.linux import cgroup_driver, host
 from ocishim.linux.shipped import shipped
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice
@@ -108,9 +109,17 @@ def _overlay(settings: Settings) -> Iterable[Finding]:
     yield _finding(what, problem, mend, blocks=False)
 
 
-def _cgroups(settings: Settings) -> Iterable[Finding]:  # noqa: ARG001 - all parts are called alike
-    problem = None if os.path.isdir("/sys/fs/cgroup") and os.listdir("/sys/fs/cgroup") else "no cgroups are mounted"
-    yield _finding("cgroups", problem, "apt-get install cgroupfs-mount && cgroupfs-mount")
+def _cgroups(settings: Settings) -> Iterable[Finding]:
+    yield _finding("cgroups", cgroup_driver.refusal("cgroupfs"), "apt-get install cgroupfs-mount && cgroupfs-mount")
+    runtimes = {*settings.runtimes, *choice.KNOWN}
+    try:
+        drivers = {settings.cgroups_of(name).driver for name in runtimes}
+    except InvalidArgument as error:
+        yield _finding("cgroup settings", str(error), "write paths with cgroupfs, slices with systemd")
+        return
+    if "systemd" in drivers:
+        mend = 'use `cgroup_driver = "cgroupfs"`, and the same for kubelet'
+        yield _finding("cgroup driver systemd", cgroup_driver.refusal("systemd"), mend)
 
 
 def _profile(settings: Settings) -> Iterable[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -30,6 +30,10 @@ RLIMITS = (
 """Without RLIMIT_, in lower case (setrlimit(2))."""
 RlimitName = Annotated[str, Field(pattern=f"^({'|'.join(RLIMITS)})$")]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)] | Literal["unlimited"]
+Slice = r"[A-Za-z0-9:_.\\]+(-[A-Za-z0-9:_.\\]+)*\.slice"
+CgroupParent = Annotated[str, Field(pattern=rf"^(/[^\x00]*|{Slice})?$")]
+MonitorCgroup = Annotated[str, Field(pattern=rf"^(pod|/[^\x00]+|{Slice})$")]
+CgroupDriverName = Literal["cgroupfs", "systemd"]
 
 
 class Section(BaseModel):
@@ -48,10 +52,10 @@ class RuntimeSettings(Section):
     type: Literal["oci", "vm"] = "oci"
     """vm: it runs a pod's containers in one sandbox of its own (gVisor's runsc, Kata's command line), which the
     pod's first container makes."""
-    cgroup_driver: Literal["", "cgroupfs", "systemd"] = ""
-    """Empty: the server's own."""
-    monitor_cgroup: Annotated[str, Field(pattern=r"^[^\x00\n]*$")] = ""
-    """The cgroup, or systemd slice, that conmon is put into; empty: the pod's."""
+    cgroup_driver: CgroupDriverName | Literal[""] = ""
+    """For pods of this runtime; empty: as `containers` has it."""
+    monitor_cgroup: MonitorCgroup | Literal[""] = ""
+    """For pods of this runtime; empty: as `containers` has it."""
     allowed_annotations: list[Annotated[str, Field(pattern=r"^[^\s*]*\*?$", min_length=1)]] = []
     """Which annotations of pods and containers reach the runtime: names, or prefixes that end in `*`."""
     privileged_without_host_devices: bool = False
@@ -144,8 +148,14 @@ class ContainerSettings(Section):
     """What RuntimeDefault means to AppArmor: a profile that is loaded; empty: none."""
     pause: AbsolutePath = "/usr/bin/catatonit"
     """Started as `pause -P` in pods that share one PID namespace."""
-    cgroup_parent: AbsolutePath = "/ocishim"
-    """The parent of pods whose request names none."""
+    cgroup_driver: CgroupDriverName = "cgroupfs"
+    """Who makes cgroups: this server and the runtime in the file system, or systemd for them. As kubelet's."""
+    cgroup_parent: CgroupParent = ""
+    """The parent of pods whose request names none: a path, or with systemd a slice. Empty: ocishim."""
+    monitor_cgroup: MonitorCgroup = "pod"
+    """What conmon is accounted to: `pod`, or a cgroup of all pods' monitors (a path, or with systemd a slice)."""
+    pids_limit: Annotated[int, Field(ge=0, le=4 << 20)] = 0
+    """Processes and threads that one container may have; 0: no limit of its own."""
     exec_sync_output: Annotated[int, Field(ge=4096, le=15 << 20)] = 15 << 20
     """Bytes of stdout and stderr together that one ExecSync returns; kubelet takes 16 MiB at most."""
     env: list[Annotated[str, Field(pattern=r"^[^=\x00]+=[^\x00]*$")]] = []
@@ -214,6 +224,37 @@ class Settings(Section):
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     tracing: TracingSettings = TracingSettings()
+
+    def cgroups_of(self, runtime: str) -> CgroupSettings:
+        """What holds for the pods of one runtime. Raises InvalidArgument where parts are in different notations."""
+        own, common = self.runtimes.get(runtime), self.containers
+        driver: CgroupDriverName = (own.cgroup_driver if own else "") or common.cgroup_driver
+        monitor = (own.monitor_cgroup if own else "") or common.monitor_cgroup
+        default = "ocishim.slice" if driver == "systemd" else "/ocishim"
+        parent = common.cgroup_parent or default
+        if _is_slice(parent) != (driver == "systemd"):
+            if driver == common.cgroup_driver:
+                raise InvalidArgument(f"containers.cgroup_parent: {parent!r} is not in the notation of {driver}")
+            parent = default  # the other driver's notation is what is configured, for the runtimes that use it
+        if monitor != "pod" and _is_slice(monitor) != (driver == "systemd"):
+            raise InvalidArgument(
+                f"monitor_cgroup of runtime {runtime!r}: {monitor!r} is not in {driver}'s notation, its cgroup_driver"
+            )
+        return CgroupSettings(driver, parent, monitor)
+
+
+class CgroupSettings(NamedTuple):
+    """How the cgroups of one runtime's pods are made."""
+
+    driver: CgroupDriverName
+    parent: str
+    """Of pods whose request names none."""
+    monitor: str
+    """`pod`, or the cgroup of all monitors."""
+
+
+def _is_slice(value: str) -> bool:
+    return value.endswith(".slice")
 
 
 def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:

@@ -28,6 +28,7 @@ from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
 from ocishim.lifecycle.usage import DiskUsage
 from ocishim.linux import files, host, proc
+from ocishim.linux.cgroup_driver import CgroupDrivers
 from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.metrics.meter import Meter
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
@@ -78,6 +79,7 @@ async def serve(settings: Settings) -> None:
         node = await _node(settings, layout, meter)
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
+        stack.callback(node.cgroups.close)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
@@ -120,6 +122,7 @@ async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
         host=host.gather(),
         boot_id=proc.boot_id(),
         runtimes=runtimes,
+        cgroups=_cgroups(settings, runtimes),
         cni=Cni(settings.cni, meter.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
@@ -152,6 +155,14 @@ def _watch(node: Node) -> None:
     meter.watch("ocishim_operations", "Operations under way.", "operation", node.jobs.kinds)
     meter.watch("ocishim_containers", "Containers, by state.", "state", node.containers_by_state)
     meter.watch("ocishim_sandboxes", "Pod sandboxes, by state.", "state", node.sandboxes_by_state)
+
+
+def _cgroups(settings: Settings, runtimes: choice.Runtimes) -> CgroupDrivers:
+    """Raises FailedPrecondition or InvalidArgument now rather than for the first pod of a runtime."""
+    drivers = CgroupDrivers()
+    for name in runtimes.by_name:
+        drivers.named(settings.cgroups_of(name).driver)
+    return drivers
 
 
 def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:

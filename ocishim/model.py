@@ -10,6 +10,8 @@ from typing import Literal, NewType
 
 from pydantic import BaseModel, ConfigDict
 
+from ocishim.config import CgroupDriverName  # noqa: TC001 - pydantic reads it at run time
+
 SandboxId = NewType("SandboxId", str)
 ContainerId = NewType("ContainerId", str)
 
@@ -54,8 +56,12 @@ class SandboxMetadata(Record):
     runtime: str
     hostname: str
     cgroup_parent: str
+    """Path of the cgroup that the pod's containers are below."""
     owns_cgroup: bool
     """Whether the cgroup was missing before, so that it goes with the pod."""
+    cgroup_driver: CgroupDriverName = "cgroupfs"
+    monitor_cgroup: str = "pod"
+    """Where conmon is accounted to: `pod`, or the cgroup of all monitors."""
     namespaces: tuple[str, ...]
     """Which are pinned for the pod: of net, ipc, uts."""
     shared_pid: bool
@@ -76,6 +82,11 @@ class SandboxStatus(Record):
     stopped_at: int = 0
     ips: tuple[str, ...] = ()
     pause: ProcessRef | None = None
+    resources: bytes | None = None
+    """LinuxContainerResources in wire format, of the last update; None: as the request had them."""
+    overhead: bytes | None = None
+    inherits_cgroup: bool = False
+    """Whether the pod that had made the cgroup is gone, and this one, which shares it, must remove it."""
 
     @property
     def is_ready(self) -> bool:
@@ -157,6 +168,8 @@ class ContainerStatus(Record):
     message: str = ""
     user: ResolvedUser | None = None
     process: ProcessRef | None = None
+    resources: bytes | None = None
+    """LinuxContainerResources in wire format, of the last update; None: as the request had them."""
 
     @property
     def is_running(self) -> bool:

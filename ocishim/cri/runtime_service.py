@@ -17,6 +17,7 @@ from ocishim.cri.metrics_encoding import MetricsEncoder
 from ocishim.cri.metrics_rpcs import MetricsRpcs
 from ocishim.cri.stats_encoding import Encoder
 from ocishim.cri.stats_rpcs import StatsRpcs
+from ocishim.cri.update_rpcs import UpdateRpcs
 from ocishim.cri.verbose import container_info, network_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
@@ -43,7 +44,7 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs):
+class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs, UpdateRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
@@ -102,8 +103,9 @@ class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs,
         return response
 
     async def runtime_config(self, runtime_config_request: v1.RuntimeConfigRequest) -> v1.RuntimeConfigResponse:  # noqa: ARG002
-        """The cgroup driver."""
-        linux = v1.LinuxRuntimeConfiguration(cgroup_driver=v1.CgroupDriver(v1.CgroupDriver.CGROUPFS))
+        """The cgroup driver, which kubelet then uses too: that of the default runtime."""
+        driver = self._node.settings.cgroups_of(self._node.runtimes.default).driver
+        linux = v1.LinuxRuntimeConfiguration(cgroup_driver=v1.CgroupDriver.from_string(driver.upper()))
         return v1.RuntimeConfigResponse(linux=linux)
 
     async def run_pod_sandbox(self, run_pod_sandbox_request: v1.RunPodSandboxRequest) -> v1.RunPodSandboxResponse:

@@ -6,6 +6,8 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
+from ocishim.translate import statuses
+
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
@@ -17,10 +19,14 @@ def sandbox_info(node: Node, sandbox: Sandbox) -> dict[str, str]:
     """What there is to know of a pod beyond its status."""
     paths = node.layout.sandbox(sandbox.metadata.id)
     pause = sandbox.status.pause
+    resources, overhead = statuses.sandbox_resources(sandbox.status, sandbox.config)
     info = {
         "pid": pause.pid if pause else 0,
         "runtime": sandbox.metadata.runtime,
         "cgroupParent": sandbox.metadata.cgroup_parent,
+        "cgroupDriver": sandbox.metadata.cgroup_driver,
+        "resources": resources.to_dict(),
+        "overhead": overhead.to_dict(),
         "namespaces": {kind: f"{paths.namespaces}/{kind}" for kind in sandbox.metadata.namespaces},
         "config": sandbox.config.to_dict(),
     }

@@ -38,20 +38,19 @@ def mount_overlay(layers: Sequence[str], *, upper: str | None = None, work: str 
 
 
 def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> bool:
-    """False where the kernel is too old for lowerdir+."""
+    """False where the kernel is too old for lowerdir+, which it may say only when it is to make the filesystem."""
     fs = libc.fsopen("overlay")
     try:
-        try:
-            for lower in lowers:
-                libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "lowerdir+", lower)
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                return False
-            raise
+        for lower in lowers:
+            libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, "lowerdir+", lower)
         for key, value in writable.items():
             libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, key, value)
         libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
         mounted = libc.fsmount(fs)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
     finally:
         os.close(fs)
     try:

@@ -17,6 +17,7 @@ import betterproto
 from ocishim.api.runtime import v1
 from ocishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ocishim.lifecycle import container_facts as facts_of
+from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.container import Container, ContainerName
 from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
 from ocishim.lifecycle.container_remove import release_container
@@ -28,6 +29,7 @@ from ocishim.translate import process
 from ocishim.translate.container import container_spec
 from ocishim.translate.facts import ContainerInputs, ImageFacts, SandboxFacts
 from ocishim.translate.identity import resolve_identity
+from ocishim.translate.resource_checks import check_on_host
 from ocishim.translate.validate import validate_container
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerCon
     """
     validate_container(config, sandbox.config)
     facts_of.check_runtime(node.runtimes.choose(sandbox.metadata.runtime), config)
+    check_on_host("config.linux.resources", config.linux.resources, node.host)
     name = ContainerName(sandbox.id, config.metadata.name, config.metadata.attempt)
     made = node.containers.named(name)
     if made is not None:
@@ -114,7 +117,7 @@ def _metadata(
         user_specified_image=config.image.user_specified_image or config.image.image,
         image_ref=image.id,
         log_path=os.path.normpath(log_path) if log_path else "",
-        cgroup=f"{sandbox.metadata.cgroup_parent}/{container_id}",
+        cgroup=pod_cgroup.container_cgroup(sandbox.metadata, container_id),
         stop_signal=process.stop_signal(config, image_facts(image)),
         tty=config.tty,
         stdin=config.stdin,
@@ -162,7 +165,8 @@ def _make(
         identity=identity,
         host=node.host,
         rootfs=paths.rootfs,
-        cgroup=metadata.cgroup,
+        cgroup=pod_cgroup.runtime_path(sandbox.metadata, metadata.id),
+        pids_limit=node.settings.containers.pids_limit,
         mounts=tuple(sources(paths, config)),
         target_pid_namespace=_target_pid_namespace(node, sandbox, config),
     )

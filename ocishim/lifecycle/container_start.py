@@ -9,7 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
+from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.container_exit import supervise
+from ocishim.lifecycle.container_update import write_limits
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.restore import forget_checkpoint
 from ocishim.linux import cgroup, files, mount, proc
@@ -21,6 +23,7 @@ from ocishim.spec.checkpoint import IMAGES
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
+    from ocishim.lifecycle.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,12 @@ async def start_container(node: Node, container: Container) -> None:
 
 async def _start(node: Node, container: Container) -> None:
     async with container.lock:
-        _must_be_startable(node, container)
+        sandbox = _must_be_startable(node, container)
         with step("record the intent"):
             await container.update(container.status.model_copy(update={"launched_at": time.time_ns()}))
         container.exit_report = asyncio.get_running_loop().create_future()
         try:
-            process, started_at = await _launch(node, container)
+            process, started_at = await _launch(node, container, sandbox)
         except (OcishimError, OSError) as error:
             await _fail(node, container, error)
             if container.metadata.restored:
@@ -67,7 +70,7 @@ async def _start(node: Node, container: Container) -> None:
         node.written.begin(container.id)
 
 
-def _must_be_startable(node: Node, container: Container) -> None:
+def _must_be_startable(node: Node, container: Container) -> Sandbox:
     if node.containers.find(container.id) is not container:
         raise NotFound(f"{container.title} has been removed meanwhile")
     if not container.status.is_created or container.status.launched_at:
@@ -76,9 +79,10 @@ def _must_be_startable(node: Node, container: Container) -> None:
     sandbox = node.sandboxes.find(container.metadata.sandbox_id)
     if sandbox is None or not sandbox.is_ready:
         raise FailedPrecondition(f"{container.title}: its pod is not ready")
+    return sandbox
 
 
-async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
+async def _launch(node: Node, container: Container, sandbox: Sandbox) -> tuple[ProcessRef, int]:
     metadata = container.metadata
     paths = node.layout.container(metadata.id)
     runtime = node.runtime_of(container)
@@ -95,9 +99,13 @@ async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
         stdin=metadata.stdin,
         stdin_once=metadata.stdin_once,
         restore=f"{paths.restore}/{IMAGES}" if metadata.restored else "",
+        systemd_cgroup=sandbox.metadata.cgroup_driver == "systemd",
     )
+    place = pod_cgroup.monitor_place(node, sandbox.metadata, metadata.id)
+    if container.status.resources is not None:
+        await asyncio.to_thread(write_limits, node, container)
     with step(f"{'restore' if metadata.restored else 'create'} by {runtime.name}"):
-        pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
+        pid = await conmon.create(node.settings.containers.conmon, runtime, launch, place)
     found = proc.stat(pid)
     if found is None:
         raise OperationFailed(f"its process {pid} is gone before it was started")

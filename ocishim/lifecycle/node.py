@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.lifecycle.usage import DiskUsage
+    from ocishim.linux.cgroup_driver import CgroupDrivers
     from ocishim.metrics.meter import Meter
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
     from ocishim.network.cni import Cni
@@ -37,6 +38,7 @@ class Node:
     host: HostFacts
     boot_id: str
     runtimes: Runtimes
+    cgroups: CgroupDrivers
     cni: Cni
     images: ImageStore
     rootfs: RootFilesystems

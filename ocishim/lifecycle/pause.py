@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ocishim.errors import OcishimError
+from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.container_facts import seccomp_filter
 from ocishim.linux import files, proc
 from ocishim.model import ProcessRef
@@ -35,7 +36,7 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
     spec = settings.pause_spec(
         rootfs=f"{bundle}/rootfs",
         pause=node.settings.containers.pause,
-        cgroup=f"{metadata.cgroup_parent}/{metadata.id}",
+        cgroup=pod_cgroup.runtime_path(metadata, metadata.id),
         namespaces=kinds,
         settings=await asyncio.to_thread(_settings, node, sandbox, runtime),
     )
@@ -51,8 +52,10 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
         tty=False,
         stdin=False,
         stdin_once=False,
+        systemd_cgroup=metadata.cgroup_driver == "systemd",
     )
-    pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
+    place = pod_cgroup.monitor_place(node, metadata, metadata.id)
+    pid = await conmon.create(node.settings.containers.conmon, runtime, launch, place)
     await runtime.start(metadata.id)
     found = proc.stat(pid)
     if found is None:

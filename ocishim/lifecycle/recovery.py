@@ -16,6 +16,7 @@ from ocishim.lifecycle.checkpoint import undo
 from ocishim.lifecycle.container import Container
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.container_start import watch
+from ocishim.lifecycle.container_update import reapply
 from ocishim.lifecycle.pause import watch_pause
 from ocishim.lifecycle.sandbox import Sandbox
 from ocishim.lifecycle.sandbox_release import release_sandbox
@@ -136,6 +137,8 @@ async def _act(node: Node, container: Container, action: Action) -> None:
         node.meter.finding("container-ended")
     if action in ("watch", "finish"):
         watch(node, container, container.status.process)
+        if action == "watch":
+            await reapply(node, container)
     elif action == "clear" and container.status.launched_at:
         paths = node.layout.container(container.metadata.id)
         if await asyncio.to_thread(os.path.isdir, f"{node.runtime_of(container).root}/{container.id}"):

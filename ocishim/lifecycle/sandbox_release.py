@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from ocishim.errors import OcishimError, OperationFailed
+from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import cgroup, files, mount, namespace
 from ocishim.network.attachment import Attachment
@@ -32,7 +33,7 @@ async def release_sandbox(node: Node, sandbox: Sandbox) -> None:
         ("end the pause process", _end_pause),
         ("detach from the network", _detach),
         ("let namespaces and mounts go", _unmount),
-        ("remove the cgroup", _remove_cgroup),
+        ("remove the cgroup", pod_cgroup.release),
     )
     failures: list[str] = []
     for what, part in parts:
@@ -49,7 +50,7 @@ async def _end_pause(node: Node, sandbox: Sandbox) -> None:
     metadata = sandbox.metadata
     if metadata.has_pause:
         await node.runtimes.choose(metadata.runtime).delete(metadata.id)
-        await asyncio.to_thread(cgroup.remove, f"{metadata.cgroup_parent}/{metadata.id}")
+        await asyncio.to_thread(cgroup.remove, pod_cgroup.container_cgroup(metadata, metadata.id))
 
 
 async def _detach(node: Node, sandbox: Sandbox) -> None:
@@ -77,8 +78,3 @@ def _unmount_all(node: Node, sandbox: Sandbox) -> None:
     namespace.unpin(paths.namespaces)
     mount.unmount_all(paths.shm)
     files.remove_tree(paths.state)
-
-
-async def _remove_cgroup(node: Node, sandbox: Sandbox) -> None:
-    if sandbox.metadata.owns_cgroup and not node.containers_of(sandbox.id):
-        await asyncio.to_thread(cgroup.remove, sandbox.metadata.cgroup_parent)

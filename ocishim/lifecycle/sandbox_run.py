@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.pause import start_pause, watch_pause
 from ocishim.lifecycle.sandbox import Sandbox, SandboxName
@@ -18,7 +19,9 @@ from ocishim.lifecycle.sandbox_release import release_sandbox
 from ocishim.linux import cgroup, files, host, mount, namespace
 from ocishim.model import SandboxId, SandboxMetadata, SandboxStatus
 from ocishim.network.attachment import PodNetwork, PortMapping
+from ocishim.translate import cgroups
 from ocishim.translate import sandbox as settings
+from ocishim.translate.resource_checks import check_on_host
 from ocishim.translate.validate import validate_sandbox
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ async def run_sandbox(node: Node, config: v1.PodSandboxConfig, handler: str) -> 
     Raises InvalidArgument before anything is made, AlreadyExists where the name belongs to another request.
     """
     validate_sandbox(config)
+    for key in ("resources", "overhead"):
+        check_on_host(f"config.linux.{key}", getattr(config.linux, key), node.host)
     node.runtimes.choose(handler)
     metadata = config.metadata
     name = SandboxName(metadata.namespace, metadata.name, metadata.uid, metadata.attempt)
@@ -71,7 +76,9 @@ async def _run(node: Node, config: v1.PodSandboxConfig, handler: str) -> Sandbox
 
 def _metadata(node: Node, config: v1.PodSandboxConfig, handler: str) -> SandboxMetadata:
     sandbox_id = SandboxId(secrets.token_hex(32))
-    parent = settings.cgroup_parent(config, f"{node.settings.containers.cgroup_parent}/{sandbox_id}")
+    runtime = node.runtimes.choose(handler).name
+    chosen = node.settings.cgroups_of(runtime)
+    parent = cgroups.pod_cgroup(config.linux.cgroup_parent, chosen.driver, chosen.parent, sandbox_id)
     return SandboxMetadata(
         id=sandbox_id,
         name=config.metadata.name,
@@ -81,10 +88,12 @@ def _metadata(node: Node, config: v1.PodSandboxConfig, handler: str) -> SandboxM
         created_at=time.time_ns(),
         boot_id=node.boot_id,
         runtime_handler=handler,
-        runtime=node.runtimes.choose(handler).name,
+        runtime=runtime,
         hostname=settings.hostname(config, host.nodename()),
         cgroup_parent=parent,
         owns_cgroup=not cgroup.exists(parent),
+        cgroup_driver=chosen.driver,
+        monitor_cgroup=chosen.monitor,
         namespaces=settings.pinned_kinds(config),
         shared_pid=settings.shares_pid(config),
         config=bytes(config),
@@ -100,6 +109,8 @@ async def _set_up(node: Node, sandbox: Sandbox) -> SandboxStatus:
         # Planned first: a node without a network refuses before anything is made.
         attachment = node.cni.plan(_pod_network(node, sandbox))
     await asyncio.to_thread(os.makedirs, paths.state, 0o700)
+    with step("make the cgroup"):
+        await pod_cgroup.make(node, sandbox)
     if metadata.namespaces:
         with step("make namespaces"):
             pins = namespace.Pins(

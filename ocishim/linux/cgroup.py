@@ -21,46 +21,73 @@ if TYPE_CHECKING:
 ROOT = "/sys/fs/cgroup"
 
 
-def hierarchies() -> list[str]:
+def is_v2(root: str = ROOT) -> bool:
+    """Whether the host has cgroup v2 alone; on a hybrid host v1 has the controllers."""
+    return os.path.exists(f"{root}/cgroup.controllers")
+
+
+def hierarchies(root: str = ROOT) -> list[str]:
     """The mount point of each hierarchy: one on cgroup v2, one a controller (and perhaps v2's) on v1."""
-    if os.path.exists(f"{ROOT}/cgroup.controllers"):
-        return [ROOT]
-    with suppress(FileNotFoundError), os.scandir(ROOT) as entries:
-        return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+    if is_v2(root):
+        return [root]
+    with suppress(FileNotFoundError), os.scandir(root) as entries:
+        found = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [path for path in found if os.path.exists(f"{path}/cgroup.procs")]  # others are nothing mounted
     return []
 
 
-def directories(cgroup: str) -> list[str]:
-    """The directories that make up one cgroup, over all hierarchies that have it."""
+def hierarchy_of(controller: str, root: str = ROOT) -> str | None:
+    """Where a controller's hierarchy is mounted; None where the host has none. v1's may hold several: `cpu,cpuacct`."""
+    if is_v2(root):
+        return root if controller in words(f"{root}/cgroup.controllers") else None
+    return next((path for path in hierarchies(root) if controller in os.path.basename(path).split(",")), None)
+
+
+def words(path: str) -> list[str]:
+    """A file of words, such as controllers; empty where it cannot be read."""
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().split()
+    except OSError:
+        return []
+
+
+def below(base: str, cgroup: str) -> str:
+    """A cgroup's directory in a hierarchy. Raises ValueError for the root itself and for a path that climbs."""
     relative = cgroup.strip("/")
     if not relative or ".." in relative.split("/"):
         raise ValueError(f"{cgroup!r} is not a cgroup below the root")  # killing there kills all
-    return [path for base in hierarchies() if os.path.isdir(path := f"{base}/{relative}")]
+    return f"{base}/{relative}"
 
 
-def exists(cgroup: str) -> bool:
+def directories(cgroup: str, root: str = ROOT) -> list[str]:
+    """The directories that make up one cgroup, over all hierarchies that have it."""
+    return [path for base in hierarchies(root) if os.path.isdir(path := below(base, cgroup))]
+
+
+def exists(cgroup: str, root: str = ROOT) -> bool:
     """Whether any hierarchy has the cgroup."""
-    return bool(directories(cgroup))
+    return bool(directories(cgroup, root))
 
 
-def processes(cgroup: str) -> set[int]:
+def processes(cgroup: str, root: str = ROOT) -> set[int]:
     """Ids of all processes in the cgroup and below it."""
     found: set[int] = set()
-    for directory in directories(cgroup):
-        for below in _walk(directory):
-            with suppress(OSError), open(f"{below}/cgroup.procs", encoding="ascii") as file:
+    for directory in directories(cgroup, root):
+        for each in _walk(directory):
+            with suppress(OSError), open(f"{each}/cgroup.procs", encoding="ascii") as file:
                 found.update(int(line) for line in file)
     found.discard(0)  # a process of another pid namespace
     return found
 
 
 @effect
-def kill_all(cgroup: str, *, within: float = 10.0) -> bool:
+def kill_all(cgroup: str, *, within: float = 10.0, root: str = ROOT) -> bool:
     """SIGKILL every process in the cgroup until none is left; False if some stay past `within` seconds."""
     deadline = time.monotonic() + within
     pause = 0.001
-    while remaining := processes(cgroup):
-        thaw(cgroup)
+    while remaining := processes(cgroup, root):
+        thaw(cgroup, root)
         for pid in remaining:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -71,12 +98,24 @@ def kill_all(cgroup: str, *, within: float = 10.0) -> bool:
     return True
 
 
-def thaw(cgroup: str) -> None:
+def wait_empty(cgroup: str, *, within: float, root: str = ROOT) -> bool:
+    """Wait until no process is left in the cgroup and below it; False if some stay past `within` seconds."""
+    deadline = time.monotonic() + within
+    pause = 0.001
+    while processes(cgroup, root):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.1)
+    return True
+
+
+def thaw(cgroup: str, root: str = ROOT) -> None:
     """Let a frozen cgroup run: a v1 frozen process does not even take SIGKILL."""
-    for directory in directories(cgroup):
+    for directory in directories(cgroup, root):
         for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
             with suppress(OSError):
-                _write(f"{directory}/{name}", value)
+                write(f"{directory}/{name}", value)
 
 
 def oom_kills(cgroup: str) -> int:
@@ -91,13 +130,13 @@ def oom_kills(cgroup: str) -> int:
 
 
 @effect
-def remove(cgroup: str) -> bool:
+def remove(cgroup: str, root: str = ROOT) -> bool:
     """Remove the cgroup and those below it where they are empty; False if a process keeps one."""
     gone = True
-    for directory in directories(cgroup):
-        for below in _walk(directory):
+    for directory in directories(cgroup, root):
+        for each in _walk(directory):
             try:
-                os.rmdir(below)
+                os.rmdir(each)
             except FileNotFoundError:
                 continue
             except OSError as error:
@@ -111,15 +150,19 @@ def _walk(directory: str) -> Iterator[str]:
     """Deepest first."""
     with suppress(FileNotFoundError):
         with os.scandir(directory) as entries:
-            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        for path in below:
+            inner = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        for path in inner:
             yield from _walk(path)
         yield directory
 
 
-def _write(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+def write(path: str, value: str) -> None:
+    """Write a value to a cgroup file in one call, as the kernel wants it. Raises OSError with the kernel's answer."""
+    fd = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode("ascii"))
+        os.write(fd, value.encode("ascii", "replace"))
+    except OSError as error:
+        error.filename = path  # write(2) knows no name
+        raise
     finally:
         os.close(fd)

@@ -17,12 +17,12 @@ def gather() -> HostFacts:
     """Read /proc and /sys. Blocks shortly."""
     bounding = capability_set("CapBnd")
     effective = capability_set("CapEff")
-    v2 = os.path.exists(f"{cgroup.ROOT}/cgroup.controllers")
+    v2 = cgroup.is_v2()
     return HostFacts(
         architecture=platform.machine(),
         cgroup_v2=v2,
-        has_hugetlb=_has_controller("hugetlb", v2=v2),
-        has_swap_accounting=v2 or os.path.exists(f"{cgroup.ROOT}/memory/memory.memsw.limit_in_bytes"),
+        has_hugetlb=cgroup.hierarchy_of("hugetlb") is not None,
+        has_swap_accounting=_v2_counts_swap() if v2 else _v1_counts_swap(),
         has_apparmor=os.path.isdir("/sys/kernel/security/apparmor"),
         has_selinux=os.path.exists("/sys/fs/selinux/enforce"),
         capabilities=bounding & effective,
@@ -63,10 +63,13 @@ def nodename() -> str:
     return os.uname().nodename
 
 
-def _has_controller(name: str, *, v2: bool) -> bool:
-    if v2:
-        return name in _read(f"{cgroup.ROOT}/cgroup.controllers").split()
-    return os.path.isdir(f"{cgroup.ROOT}/{name}")
+def _v1_counts_swap() -> bool:
+    return os.path.exists(f"{cgroup.hierarchy_of('memory')}/memory.memsw.limit_in_bytes")
+
+
+def _v2_counts_swap() -> bool:
+    """memory.swap.max is there unless swap was left out of the kernel or its accounting turned off at boot."""
+    return os.path.exists("/proc/swaps") and "swapaccount=0" not in _read("/proc/cmdline").split()
 
 
 def _read(path: str) -> str:

@@ -48,6 +48,22 @@ def is_alive(pid: int, start: int) -> bool:
     return found is not None and found.start == start and found.state not in ("Z", "X")
 
 
+def oom_score_adj(pid: int) -> int | None:
+    """A process's oom_score_adj (proc(5)); None where it is gone."""
+    try:
+        with open(f"/proc/{pid}/oom_score_adj", "rb") as file:
+            return int(file.read())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def set_oom_score_adj(pid: int, score: int) -> None:
+    """Change a process's oom_score_adj; nothing where it is gone. Raises PermissionError without CAP_SYS_RESOURCE
+    for one below what such a process had set."""
+    with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/oom_score_adj", "wb") as file:
+        file.write(b"%d" % score)
+
+
 def started_at(start: int) -> int:
     """Wall-clock nanoseconds of a start time in ticks, as well as the clock's 10 ms allow."""
     with open("/proc/stat", encoding="ascii") as file:

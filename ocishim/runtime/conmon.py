@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ocishim import tracing
-from ocishim.errors import DeadlineExceeded, OperationFailed
+from ocishim.errors import DeadlineExceeded, OcishimError, OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import conmon as messages
 from ocishim.protocol import runtime_error
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ocishim.runtime.oci import OciRuntime
 
 _RESIZE: Final = "1 {height} {width}\n"
@@ -44,12 +46,16 @@ class Launch:
     stdin_once: bool
     restore: str = ""
     """CRIU's files, where the container is not created but restored; its process runs then."""
+    systemd_cgroup: bool = False
+    """Whether the bundle names its cgroup as systemd's slice:prefix:name."""
 
 
 def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
     """conmon's command line (conmon(8))."""
     line = [conmon, "--cid", launch.container_id, "--cuuid", launch.container_id, "--name", launch.name]
     line += ["--runtime", runtime.path, "--runtime-arg", f"--root={runtime.root}"]
+    if launch.systemd_cgroup:
+        line.append("--systemd-cgroup")
     line += ["--bundle", launch.bundle, "--persist-dir", launch.bundle]
     line += ["--container-pidfile", launch.pidfile, "--conmon-pidfile", f"{launch.bundle}/conmon.pid"]
     line += ["--log-path", f"k8s-file:{launch.log_path or '/dev/null'}", "--log-level", "error"]
@@ -65,16 +71,17 @@ def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
     return line
 
 
-async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
+async def create(conmon: str, runtime: OciRuntime, launch: Launch, place: Callable[[int], Awaitable[None]]) -> int:
     """Have conmon create the container; returns the pid of its init process.
 
-    Raises OperationFailed with the runtime's words, DeadlineExceeded when nothing answers in time (conmon and
-    the runtime's call are then killed with their group).
+    `place` moves conmon to its cgroup, before it has children or a background half. Raises what `place` does,
+    OperationFailed with the runtime's words, DeadlineExceeded when nothing answers in time (conmon and the runtime's
+    call are then killed with their group).
     """
     what = f"{runtime.name} create"
     log_file = f"{launch.bundle}/conmon.log"
     with tracing.span("conmon", runtime=runtime.name, container=launch.container_id):
-        line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
+        line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what, place)
     try:
         said = messages.parse_sync(line)
     except (ValueError, TypeError) as error:
@@ -85,7 +92,9 @@ async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
     return said.pid
 
 
-async def _answer(command: list[str], log_file: str, within: float, what: str) -> bytes:
+async def _answer(
+    command: list[str], log_file: str, within: float, what: str, place: Callable[[int], Awaitable[None]]
+) -> bytes:
     """Start conmon and let it go on; its answer, empty when it died without one."""
     with ExitStack() as ours, ExitStack() as theirs:
         sync_read, sync_write = os.pipe()
@@ -102,14 +111,29 @@ async def _answer(command: list[str], log_file: str, within: float, what: str) -
         ours.callback(answer.abandon)
         launcher = process.spawn(command, stdout=log, stderr=log, pass_fds=(sync_write, start_read), env=environment)
         theirs.close()
-        os.write(start_write, b"\0")
         try:
             async with asyncio.timeout(within):
+                await _place(launcher, place)
+                with suppress(BrokenPipeError):  # it has ended, and its log says why
+                    os.write(start_write, b"\0")
                 await launcher.wait()
                 return await answer.line()
         except TimeoutError as error:
             _kill_background(launcher, os.path.dirname(log_file))
             raise DeadlineExceeded(f"{what}: {command[0]} did not answer within {within:g} s") from error
+
+
+async def _place(launcher: process.Process, place: Callable[[int], Awaitable[None]]) -> None:
+    try:
+        await place(launcher.pid)
+    except OcishimError:
+        # Where it has ended by itself, what it wrote to its log explains more than that it is not there.
+        if launcher.returncode is None:
+            launcher.kill_group()
+            raise
+    except BaseException:
+        launcher.kill_group()
+        raise
 
 
 def _kill_background(launcher: process.Process, bundle: str) -> None:

@@ -122,6 +122,12 @@ class Cpu(SpecModel):
     mems: str | None = None
 
 
+class Pids(SpecModel):
+    """linux.resources.pids."""
+
+    limit: int
+
+
 class HugepageLimit(SpecModel):
     """linux.resources.hugepageLimits[]."""
 
@@ -135,6 +141,7 @@ class Resources(SpecModel):
     devices: list[DeviceRule] = []
     memory: Memory | None = None
     cpu: Cpu | None = None
+    pids: Pids | None = None
     hugepage_limits: list[HugepageLimit] | None = None
     unified: dict[str, str] | None = None
 

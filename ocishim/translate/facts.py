@@ -128,6 +128,9 @@ class ContainerInputs:
     host: HostFacts
     rootfs: str
     cgroup: str
+    """As the OCI runtime is told of it (config-linux.md, Control groups)."""
+    pids_limit: int = 0
+    """Processes and threads that the container may have; 0: no limit of its own."""
     mounts: tuple[MountSource, ...] = ()
     devices: tuple[GrantedDevice, ...] = ()
     host_devices: tuple[DeviceFacts, ...] = ()

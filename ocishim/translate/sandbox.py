@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import betterproto
 
 from ocishim.api.runtime import v1
-from ocishim.errors import InvalidArgument
 from ocishim.spec import runtime as spec
 from ocishim.translate import fields
 from ocishim.translate.annotations import CONTAINER_TYPE
@@ -104,20 +103,6 @@ def _dotted(name: str) -> str:
     """`net/ipv4/conf/eth0.1/x` → `net.ipv4.conf.eth0/1.x`: the first separator decides (sysctl(8))."""
     first = next(character for character in name if character in "./")
     return name if first == "." else name.translate(str.maketrans("./", "/."))
-
-
-def cgroup_parent(config: v1.PodSandboxConfig, default: str) -> str:
-    """The cgroup that the pod's containers go below; `default` where the request names none."""
-    parent = config.linux.cgroup_parent
-    if not parent:
-        return default
-    if parent.endswith(".slice") and "/" not in parent:
-        raise InvalidArgument(
-            f"config.linux.cgroup_parent: {parent!r} is a systemd slice, and the cgroup driver is cgroupfs; "
-            "set kubelet's cgroupDriver to cgroupfs"
-        )
-    fields.absolute("config.linux.cgroup_parent", parent)
-    return "/" + "/".join(part for part in parent.split("/") if part not in ("", "."))
 
 
 @dataclass(frozen=True, slots=True)

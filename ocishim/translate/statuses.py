@@ -27,6 +27,25 @@ def container_state(status: ContainerStatus) -> v1.ContainerState:
     return v1.ContainerState(v1.ContainerState.CONTAINER_CREATED)
 
 
+def container_resources(status: ContainerStatus, config: v1.ContainerConfig) -> v1.LinuxContainerResources:
+    """A container's limits: as it was made, or as they were changed last."""
+    if status.resources is None:
+        return config.linux.resources
+    return v1.LinuxContainerResources().parse(status.resources)
+
+
+def sandbox_resources(
+    status: SandboxStatus, config: v1.PodSandboxConfig
+) -> tuple[v1.LinuxContainerResources, v1.LinuxContainerResources]:
+    """The sum of a pod's containers, and its overhead: as it was made, or as they were changed last."""
+    if status.resources is None or status.overhead is None:
+        return config.linux.resources, config.linux.overhead
+    return (
+        v1.LinuxContainerResources().parse(status.resources),
+        v1.LinuxContainerResources().parse(status.overhead),
+    )
+
+
 def _sandbox_metadata(metadata: SandboxMetadata) -> v1.PodSandboxMetadata:
     return v1.PodSandboxMetadata(
         name=metadata.name, namespace=metadata.namespace, uid=metadata.uid, attempt=metadata.attempt
@@ -128,7 +147,7 @@ def container_status(
         annotations=config.annotations,
         mounts=_mounts(metadata, config),
         log_path=metadata.log_path,
-        resources=v1.ContainerResources(linux=config.linux.resources),
+        resources=v1.ContainerResources(linux=container_resources(status, config)),
         image_id=metadata.image_id,
         stop_signal=signal_name(metadata.stop_signal),
     )

@@ -9,8 +9,8 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
-from ocishim.translate import cdi, fields, seccomp, security
-from ocishim.translate.sandbox import cgroup_parent, sysctls
+from ocishim.translate import cdi, fields, resource_checks, seccomp, security
+from ocishim.translate.sandbox import sysctls
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,8 @@ def validate_sandbox(config: v1.PodSandboxConfig) -> None:
     _user("config.linux.security_context", context)
     _profiles("config.linux.security_context", context)
     sysctls(config)
-    cgroup_parent(config, "/")
+    for key in ("resources", "overhead"):
+        _resources(f"config.linux.{key}", getattr(config.linux, key))
 
 
 def _not_windows(path: str, value: v1.WindowsPodSandboxConfig | v1.WindowsContainerConfig) -> None:
@@ -259,15 +260,5 @@ def _agrees(path: str, asked: v1.NamespaceOption, pod: v1.NamespaceOption) -> No
 
 
 def _resources(path: str, resources: v1.LinuxContainerResources) -> None:
-    for key in ("cpu_period", "cpu_shares", "memory_limit_in_bytes"):
-        fields.bounded(f"{path}.{key}", getattr(resources, key), 0, 2**62)
-    fields.bounded(f"{path}.cpu_quota", resources.cpu_quota, -1, 2**62)
-    fields.bounded(f"{path}.memory_swap_limit_in_bytes", resources.memory_swap_limit_in_bytes, -1, 2**62)
-    fields.bounded(f"{path}.oom_score_adj", resources.oom_score_adj, -1000, 1000)
-    for key in ("cpuset_cpus", "cpuset_mems"):
-        value = getattr(resources, key)
-        if set(value) - set("0123456789,-"):
-            raise fields.refuse(f"{path}.{key}", value, "is no list of numbers and ranges")
-    for key in resources.unified:
-        if "/" in key or not key:
-            raise fields.refuse(f"{path}.unified", key, "is no name of a cgroup file")
+    resource_checks.check(path, resources)
+    resource_checks.check_whole(path, resources)

@@ -24,9 +24,9 @@ def dev(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_command_that_there_is() -> None:
-    commands = re.findall(r"^([a-z]+)(?: \|[^)]*)?\)$", DEV.read_text(encoding="utf-8"), re.MULTILINE)
-    listed = re.findall(r"^  ([a-z]+) ", dev("help").stdout, re.MULTILINE)
-    assert set(commands) == set(listed) == {"setup", "run", "test", "soak", "proto", "help"}
+    commands = re.findall(r"^([a-z-]+)(?: \|[^)]*)?\)$", DEV.read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(r"^  ([a-z-]+) ", dev("help").stdout, re.MULTILINE)
+    assert set(commands) == set(listed) == {"setup", "run", "test", "test-vm", "soak", "proto", "help"}
 
 
 def test_an_unknown_command_is_refused_by_name() -> None:
@@ -35,7 +35,7 @@ def test_an_unknown_command_is_refused_by_name() -> None:
     assert "no such command: tset" in refused.stderr
 
 
-@pytest.mark.parametrize("command", ["setup", "run", "test"])
+@pytest.mark.parametrize("command", ["setup", "run", "test", "test-vm"])
 def test_without_root_it_says_why_and_how(command: str, tmp_path: Path) -> None:
     (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n", encoding="utf-8")
     (tmp_path / "id").chmod(0o755)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.translate.sandbox import (
-    cgroup_parent,
     hostname,
     pause_spec,
     pinned_kinds,
@@ -57,6 +56,10 @@ def test_processes_are_shared_only_where_the_client_says_so() -> None:
     assert not shares_pid(with_namespaces(pid=HOST))
 
 
+def with_limits(**fields: v1.LinuxContainerResources) -> v1.PodSandboxConfig:
+    return pod(linux=v1.LinuxPodSandboxConfig(**fields))  # type: ignore[arg-type] # each of its own type
+
+
 @pytest.mark.parametrize(
     ("field", "config"),
     [
@@ -71,8 +74,12 @@ def test_processes_are_shared_only_where_the_client_says_so() -> None:
         ("config.linux.security_context.namespace_options.network", with_namespaces(network=OWN)),
         ("config.linux.security_context.namespace_options.ipc", with_namespaces(ipc=TARGET)),
         ("config.linux.security_context.namespace_options.pid", with_namespaces(pid=TARGET)),
-        ("config.linux.cgroup_parent", pod(linux=v1.LinuxPodSandboxConfig(cgroup_parent="kubepods.slice"))),
-        ("config.linux.cgroup_parent", pod(linux=v1.LinuxPodSandboxConfig(cgroup_parent="/a/../../b"))),
+        ("config.linux.resources.cpu_shares", with_limits(resources=v1.LinuxContainerResources(cpu_shares=1))),
+        ("config.linux.overhead.cpuset_cpus", with_limits(overhead=v1.LinuxContainerResources(cpuset_cpus="x"))),
+        (
+            "config.linux.resources.memory_swap_limit_in_bytes",
+            with_limits(resources=v1.LinuxContainerResources(memory_swap_limit_in_bytes=5)),
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_its_field(field: str, config: v1.PodSandboxConfig) -> None:
@@ -138,11 +145,6 @@ def test_resolv_conf_is_written_as_given_or_not_at_all() -> None:
     dns = v1.DnsConfig(servers=["1.1.1.1", "::1"], searches=["a", "b"], options=["ndots:5", "rotate"])
     assert resolv_conf(dns) == b"nameserver 1.1.1.1\nnameserver ::1\nsearch a b\noptions ndots:5 rotate\n"
     assert resolv_conf(v1.DnsConfig()) is None
-
-
-def test_the_cgroup_parent_is_the_requests_or_the_default() -> None:
-    assert cgroup_parent(pod(), "/default/x") == "/default/x"
-    assert cgroup_parent(pod(linux=v1.LinuxPodSandboxConfig(cgroup_parent="/a//b/")), "/d") == "/a/b"
 
 
 def test_the_pause_process_owns_the_pid_namespace_and_joins_the_rest() -> None:

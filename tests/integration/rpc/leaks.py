@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rpc.node import PATIENCE, hierarchies
+
 if TYPE_CHECKING:
     from rpc.node import Node
 
-WITHIN = 5.0
+WITHIN = 5.0 * PATIENCE
 """Seconds that the last processes get to end: conmon syncs its log when all else is done."""
 FEW = 6
 """Descriptors that come and go with connections and threads."""
@@ -63,8 +65,8 @@ def _processes(node: Node) -> list[str]:
 
 def _cgroups(node: Node) -> list[str]:
     found = []
-    for hierarchy in _names("/sys/fs/cgroup"):
-        for directory, _, _ in os.walk(f"/sys/fs/cgroup/{hierarchy}{node.cgroup}"):
+    for hierarchy in hierarchies():
+        for directory, _, _ in os.walk(f"{hierarchy}{node.cgroup}"):
             if not directory.endswith(node.cgroup):
                 found.append(directory)
     return found

@@ -20,7 +20,9 @@ from cri_api.v1 import api_pb2_grpc
 
 from ocishim.api.ocishim import v1 as own
 
-READY_WITHIN = 20.0
+PATIENCE = float(os.environ.get("OCISHIM_TEST_PATIENCE", "1"))
+"""How many times longer than usual things may take: `./dev test-vm` runs the tests on an emulated processor."""
+READY_WITHIN = 20.0 * PATIENCE
 LARGEST_ANSWER = 16 << 20
 """What kubelet's client takes."""
 POD = pb.NamespaceOption(pid=pb.CONTAINER)
@@ -52,7 +54,8 @@ class Node:
         self.config.write_text(
             f'root = "{self.root}"\nstate = "{self.state}"\nlisten = "unix://{self.socket}"\n'
             f'default_runtime = "{self.runtime_name}"\n'
-            f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\ntimeout = 20.0\n'
+            f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\n'
+            f"timeout = {20.0 * PATIENCE}\n"
             f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\nformat = "text"\n'
         )
 
@@ -90,7 +93,7 @@ class Node:
         while True:
             assert self.process.poll() is None, f"the server ended at its start:\n{self.log()}"
             try:
-                self.runtime.Version(pb.VersionRequest(), timeout=1)
+                self.runtime.Version(pb.VersionRequest(), timeout=PATIENCE)
             except grpc.RpcError:
                 assert time.monotonic() < deadline, f"the server does not answer:\n{self.log()}"
                 time.sleep(0.05)
@@ -101,7 +104,7 @@ class Node:
         """End the server by a signal; returns its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=30 * PATIENCE)
         if self.channel is not None:
             self.channel.close()
         return code
@@ -119,7 +122,7 @@ class Node:
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(f"/var/lib/cni/networks/{self.word}", ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.word], check=False, capture_output=True)
-        for hierarchy in Path("/sys/fs/cgroup").iterdir():
+        for hierarchy in hierarchies():
             with contextlib.suppress(OSError):
                 os.rmdir(f"{hierarchy}{self.cgroup}")
 
@@ -206,7 +209,7 @@ class Pods:
 
     def wait(self, container_id: str, *, within: float = 10.0) -> pb.ContainerStatus:
         """The status once the container has exited."""
-        deadline = time.monotonic() + within
+        deadline = time.monotonic() + within * PATIENCE
         while (status := self.status(container_id)).state != pb.CONTAINER_EXITED:
             assert time.monotonic() < deadline, f"container {container_id} still runs"
             time.sleep(0.01)
@@ -230,6 +233,17 @@ class Pods:
         """Take away whatever the test has made."""
         for sandbox_id in self._ids:
             self.node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+
+def is_cgroup_v2() -> bool:
+    """Whether the host has cgroup v2 alone."""
+    return Path("/sys/fs/cgroup/cgroup.controllers").exists()
+
+
+def hierarchies() -> list[Path]:
+    """Where cgroups are: one place on cgroup v2, one for each of v1's hierarchies."""
+    root = Path("/sys/fs/cgroup")
+    return [root] if is_cgroup_v2() else sorted(root.iterdir())
 
 
 def refusal(call: Any, request: Any, **options: Any) -> tuple[grpc.StatusCode, str]:

@@ -14,7 +14,7 @@ import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
 
-from rpc.node import POD, refusal
+from rpc.node import POD, is_cgroup_v2, refusal
 
 if TYPE_CHECKING:
     from rpc.node import Node, Pods
@@ -194,8 +194,11 @@ def test_limits_are_in_the_cgroup(pods: Pods, pod: str) -> None:
         memory_limit_in_bytes=64 << 20, cpu_shares=512, cpu_quota=20000, cpu_period=100000
     )
     config = pb.LinuxContainerConfig(resources=resources)
-    command = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.shares cpu/cpu.cfs_quota_us"
-    assert pods.output(pod, "sh", "-c", command, linux=config).split() == [str(64 << 20), "512", "20000"]
+    if is_cgroup_v2():  # both runtimes turn shares of 2 to 262144 into a weight of 1 to 10000
+        files, expected = "memory.max cpu.weight cpu.max", f"{64 << 20}\n20\n20000 100000"
+    else:
+        files, expected = "memory/memory.limit_in_bytes cpu/cpu.shares cpu/cpu.cfs_quota_us", f"{64 << 20}\n512\n20000"
+    assert pods.output(pod, "sh", "-c", f"cd /sys/fs/cgroup; cat {files}", linux=config) == expected
 
 
 def test_the_log_has_a_line_a_line_with_time_and_stream(pods: Pods, pod: str) -> None:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
 
-from rpc.node import POD, refusal
+from rpc.node import POD, hierarchies, refusal
 
 if TYPE_CHECKING:
     from rpc.node import Node, Pods
@@ -248,7 +248,7 @@ def test_containers_go_below_the_pods_cgroup_parent(node: Node, pods: Pods) -> N
     request = pb.ContainerStatusRequest(container_id=container_id, verbose=True)
     info = node.runtime.ContainerStatus(request).info["info"]
     assert f'"cgroup": "{node.cgroup}/pod1/{container_id}"' in info
-    assert Path(f"/sys/fs/cgroup/memory{node.cgroup}/pod1/{container_id}").is_dir()
+    assert any(Path(f"{each}{node.cgroup}/pod1/{container_id}").is_dir() for each in hierarchies())
 
 
 def test_an_unknown_handler_is_refused(node: Node, pods: Pods) -> None:
