@@ -17,12 +17,12 @@ import betterproto
 from ocishim.api.runtime import v1
 from ocishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from ocishim.lifecycle.container import Container, ContainerName
-from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
+from ocishim.lifecycle.container_mounts import image_volumes, mount_all, shift_of, sources
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import device, files, host
 from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ImageVolume, ResolvedUser
-from ocishim.translate import process, seccomp
+from ocishim.translate import process, seccomp, userns
 from ocishim.translate.container import container_spec
 from ocishim.translate.facts import ContainerInputs, GrantedDevice, ImageFacts, SandboxFacts
 from ocishim.translate.identity import resolve_identity
@@ -73,7 +73,7 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
             with step("write the record"):
                 await node.container_records.create(container.id, metadata, container.status)
             with step("mount the root filesystem"):
-                await mount_all(node, container)
+                await mount_all(node, container, shift_of(node, sandbox))
             with step("make the bundle"):
                 user = await asyncio.to_thread(_make, node, sandbox, container, image)
             with step("record that it is created"):
@@ -137,7 +137,10 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
         files.read_beneath(paths.rootfs, "/etc/passwd", limit=_PASSWD_LIMIT) or b"",
         files.read_beneath(paths.rootfs, "/etc/group", limit=_PASSWD_LIMIT) or b"",
     )
-    files.make_directory_beneath(paths.rootfs, process.working_directory(config, facts))
+    mappings = userns.of_pod(sandbox.config)
+    userns.check_identity(identity, mappings)
+    owner = (mappings.uid(0), mappings.gid(0)) if mappings else (0, 0)
+    files.make_directory_beneath(paths.rootfs, process.working_directory(config, facts), owner)
     privileged = config.linux.security_context.privileged
     inputs = ContainerInputs(
         id=metadata.id,
@@ -149,7 +152,7 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
         host=node.host,
         rootfs=paths.rootfs,
         cgroup=metadata.cgroup,
-        mounts=tuple(sources(paths, config)),
+        mounts=tuple(sources(paths, config, shift_of(node, sandbox))),
         devices=tuple(_granted_devices(config)),
         host_devices=tuple(device.host_devices()) if privileged else (),
         target_pid_namespace=_target_pid_namespace(node, sandbox, config),
@@ -177,6 +180,7 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
         resolv_conf=paths.resolv_conf,
         hostname_file=paths.hostname,
         shm=paths.shm if "ipc" in metadata.namespaces else "/dev/shm",  # noqa: S108 - the host's IPC includes its shm
+        mappings=userns.of_pod(sandbox.config),
     )
 
 

@@ -13,6 +13,7 @@ from ocishim.linux import files, proc
 from ocishim.model import ProcessRef
 from ocishim.runtime import conmon
 from ocishim.translate import sandbox as settings
+from ocishim.translate import userns
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.node import Node
@@ -32,6 +33,7 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
         pause=node.settings.containers.pause,
         cgroup=f"{metadata.cgroup_parent}/{metadata.id}",
         namespaces=kinds,
+        mappings=userns.of_pod(sandbox.config),
     )
     await asyncio.to_thread(_make_pause_bundle, bundle, spec.to_json())
     runtime = node.runtimes.choose(metadata.runtime)

@@ -19,12 +19,40 @@ if TYPE_CHECKING:
 NO_EXEC: Final = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 """Flags of a file system for data only."""
 
+_CWD: Final = -100
+"""AT_FDCWD."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def bind(source: str, target: str, *, recursive: bool = False) -> None:
     """Bind-mount source on target; both must exist and be of the same kind."""
     libc.mount(source, target, None, libc.MS_BIND | (libc.MS_REC if recursive else 0))
+
+
+def bind_idmapped(
+    source: str, target: str, userns: str, *, recursive: bool = False, readonly: bool = False, slave: bool = False
+) -> None:
+    """Bind-mount source on target with the ids on disk shown as what they are outside the user namespace of that file.
+
+    Both must be of the same kind. All of it or nothing: each filesystem mounted there has to be able to
+    (MOUNT_ATTR_IDMAP in mount_setattr(2)). What is mounted in source later shows up only where it is a slave of it;
+    what is unmounted here is never unmounted there.
+    """
+    deep = libc.AT_RECURSIVE if recursive else 0
+    attributes = libc.MOUNT_ATTR_IDMAP | (libc.MOUNT_ATTR_RDONLY if readonly else 0)
+    namespace = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        tree = libc.open_tree(_CWD, source, libc.OPEN_TREE_CLONE | deep)
+        try:
+            propagation = libc.MS_SLAVE if slave else libc.MS_PRIVATE
+            libc.mount_setattr(
+                tree, "", libc.AT_EMPTY_PATH | deep, set_=attributes, propagation=propagation, userns=namespace
+            )
+            libc.move_mount(tree, target)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(namespace)
 
 
 def mount(source: str, target: str, fstype: str, *, flags: int = 0, data: str | None = None) -> None:
@@ -78,6 +106,17 @@ def mountpoints_below(path: str) -> Iterator[str]:
             mountpoint = unescape(line.split(" ", 5)[4])
             if mountpoint == real or mountpoint.startswith(prefix):
                 yield mountpoint
+
+
+def filesystem_of(path: str) -> str:
+    """The type of the filesystem that path is on, such as ext4; 'unknown' where the mount table does not tell."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            if line.split(" ", 3)[2] == number:
+                return line.partition(" - ")[2].split(" ", 1)[0]
+    return "unknown"
 
 
 def unescape(field: str) -> str:

@@ -166,6 +166,14 @@ class Seccomp(SpecModel):
     syscalls: list[Syscall] = []
 
 
+class IdMapping(SpecModel):
+    """linux.uidMappings[], linux.gidMappings[]."""
+
+    container_id: int = Field(alias="containerID")
+    host_id: int = Field(alias="hostID")
+    size: int
+
+
 class Linux(SpecModel):
     """linux."""
 
@@ -179,6 +187,8 @@ class Linux(SpecModel):
     seccomp: Seccomp | None = None
     mount_label: str | None = None
     sysctl: dict[str, str] | None = None
+    uid_mappings: list[IdMapping] | None = None
+    gid_mappings: list[IdMapping] | None = None
 
 
 class RuntimeSpec(SpecModel):

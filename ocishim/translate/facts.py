@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from ocishim.api.runtime import v1
     from ocishim.spec.runtime import Seccomp
+    from ocishim.translate.userns import IdMappings
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,12 @@ class SandboxFacts:
     uid: str
     hostname: str
     namespaces: Mapping[str, str]
-    """Files of the pinned namespaces by kind: net, ipc, uts, pid."""
+    """Files of the pinned namespaces by kind: net, ipc, uts, pid, user."""
     resolv_conf: str
     hostname_file: str
     shm: str
+    mappings: IdMappings | None = None
+    """Of its user namespace, where it has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,14 @@ import betterproto
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.spec import runtime as spec
-from ocishim.translate import fields
+from ocishim.translate import fields, userns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_HOSTNAME: Final = 64
+_NOBODY: Final = 65535
+"""Whom the pause process runs as."""
 _SYSCTL: Final = re.compile(r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9*]([-_a-z0-9]*[a-z0-9])?)+$", re.IGNORECASE)
 _IPC_SYSCTLS: Final = (
     "kernel.shmmax",
@@ -35,7 +37,9 @@ def uses_host(mode: v1.NamespaceMode) -> bool:
 def pinned_kinds(config: v1.PodSandboxConfig) -> tuple[str, ...]:
     """Which namespaces are made for the pod; UTS is the host's when the network is."""
     options = config.linux.security_context.namespace_options
-    kinds = () if uses_host(options.network) else ("net", "uts")
+    kinds: tuple[str, ...] = () if userns.of_pod(config) is None else ("user",)
+    if not uses_host(options.network):
+        kinds = (*kinds, "net", "uts")
     return kinds if uses_host(options.ipc) else (*kinds, "ipc")
 
 
@@ -113,13 +117,21 @@ def cgroup_parent(config: v1.PodSandboxConfig, default: str) -> str:
     return "/" + "/".join(part for part in parent.split("/") if part not in ("", "."))
 
 
-def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str, str]) -> spec.RuntimeSpec:
+def pause_spec(
+    *,
+    rootfs: str,
+    pause: str,
+    cgroup: str,
+    namespaces: Mapping[str, str],
+    mappings: userns.IdMappings | None = None,
+) -> spec.RuntimeSpec:
     """The process that keeps a shared PID namespace: a static init in an otherwise empty root."""
     kinds = [spec.Namespace(type="pid"), spec.Namespace(type="mount")]
     kinds += [spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"]
+    nobody = _NOBODY if mappings is None else min(_NOBODY, mappings.uids[0].length - 1)
     return spec.RuntimeSpec(
         process=spec.Process(
-            user=spec.User(uid=65535, gid=65535),
+            user=spec.User(uid=nobody, gid=nobody),
             args=["/pause", "-P"],
             env=["PATH=/"],
             cwd="/",
@@ -137,9 +149,11 @@ def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str,
             namespaces=kinds,
             resources=spec.Resources(devices=[spec.DeviceRule(allow=False, access="rwm")]),
             masked_paths=["/proc/kcore", "/proc/keys"],
+            uid_mappings=userns.in_spec(mappings.uids) if mappings else None,
+            gid_mappings=userns.in_spec(mappings.gids) if mappings else None,
         ),
         annotations={"io.kubernetes.cri.container-type": "sandbox"},
     )
 
 
-TYPES: Final = {"net": "network", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+TYPES: Final = {"user": "user", "net": "network", "ipc": "ipc", "uts": "uts", "pid": "pid"}

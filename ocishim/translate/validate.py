@@ -8,7 +8,7 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
-from ocishim.translate import fields, security
+from ocishim.translate import fields, security, userns
 from ocishim.translate.sandbox import cgroup_parent, sysctls
 
 if TYPE_CHECKING:
@@ -54,10 +54,8 @@ def _namespaces(path: str, options: v1.NamespaceOption, *, pod: bool) -> None:
         raise fields.refuse(f"{path}.ipc", options.ipc.name, "is not POD or NODE")
     if options.pid == v1.NamespaceMode.TARGET and (pod or not options.target_id):
         raise fields.refuse(f"{path}.pid", "TARGET", "is for containers, and needs target_id")
-    if options.userns_options.mode not in (v1.NamespaceMode.POD, v1.NamespaceMode.NODE):
-        raise fields.refuse(f"{path}.userns_options.mode", int(options.userns_options.mode), "is unknown")
-    if options.userns_options.uids or options.userns_options.gids:
-        raise InvalidArgument(f"{path}.userns_options: user namespaces of a pod's own are not supported yet")
+    if pod:
+        userns.check_pod(path, options)
 
 
 def _user(path: str, context: v1.LinuxSandboxSecurityContext | v1.LinuxContainerSecurityContext) -> None:
@@ -100,7 +98,7 @@ def validate_container(config: v1.ContainerConfig, sandbox: v1.PodSandboxConfig)
         if not sandbox.log_directory:
             raise fields.refuse("config.log_path", config.log_path, "needs the pod's log_directory")
     fields.known("config.stop_signal", config.stop_signal, v1.Signal.__members__)
-    _mounts(config.mounts)
+    _mounts(config.mounts, sandbox.linux.security_context.namespace_options)
     for index, device in enumerate(config.devices):
         _device(f"config.devices[{index}]", device)
     if config.cdi_devices:
@@ -117,7 +115,7 @@ def _variable(variable: v1.KeyValue) -> None:
         raise fields.refuse("config.envs", variable.key, "has a value with a NUL character")
 
 
-def _mounts(mounts: Sequence[v1.Mount]) -> None:
+def _mounts(mounts: Sequence[v1.Mount], pod: v1.NamespaceOption) -> None:
     for index, mount in enumerate(mounts):
         path = f"config.mounts[{index}]"
         fields.absolute(f"{path}.container_path", mount.container_path)
@@ -135,8 +133,7 @@ def _mounts(mounts: Sequence[v1.Mount]) -> None:
         for option in mount.mount_options:
             if option not in _MOUNT_OPTIONS:
                 raise fields.refuse(f"{path}.mount_options", option, f"is none of {', '.join(_MOUNT_OPTIONS)}")
-        if mount.uid_mappings or mount.gid_mappings:
-            raise InvalidArgument(f"{path}.uidMappings: id-mapped mounts are not supported yet")
+        userns.check_mount(path, mount, pod)
 
 
 def _image_volume(path: str, mount: v1.Mount) -> None:
@@ -166,6 +163,9 @@ def _container_security(config: v1.ContainerConfig, sandbox: v1.PodSandboxConfig
     path = "config.linux.security_context"
     context = config.linux.security_context
     _namespaces(f"{path}.namespace_options", context.namespace_options, pod=False)
+    userns.check_container(
+        f"{path}.namespace_options", context.namespace_options, sandbox.linux.security_context.namespace_options
+    )
     _user(path, context)
     fields.text(f"{path}.run_as_username", context.run_as_username)
     if context.privileged and not sandbox.linux.security_context.privileged:
