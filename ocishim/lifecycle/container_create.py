@@ -180,6 +180,7 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
         resolv_conf=paths.resolv_conf,
         hostname_file=paths.hostname,
         shm=paths.shm if "ipc" in metadata.namespaces else "/dev/shm",  # noqa: S108 - the host's IPC includes its shm
+        host_mqueue=os.path.isdir("/dev/mqueue"),
         mappings=userns.of_pod(sandbox.config),
     )
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ocishim.api.runtime import v1
@@ -92,34 +93,54 @@ def unmount_all(paths: ContainerPaths, volumes: int) -> None:
             mount.unmount_all(f"{paths.mapped}/{name}")
 
 
-def sources(paths: ContainerPaths, config: v1.ContainerConfig, shift: Shift | None) -> Iterator[MountSource]:
+def sources(paths: ContainerPaths, config: v1.ContainerConfig, shift: Shift | None) -> list[MountSource]:
     """The request's mounts with their sources on the host, links resolved and ids mapped. Blocks.
 
     Raises NotFound for a path that an image volume does not have, FailedPrecondition where ids cannot be mapped.
     """
-    volume = 0
+    found, volume = [], 0
     for number, request in enumerate(config.mounts):
         if request.image.image:
-            yield MountSource(request, _inside(paths.volume(volume), request, config.metadata.name))
+            found.append(MountSource(request, _inside(paths.volume(volume), request, config.metadata.name)))
             volume += 1
-        elif (mappings := userns.of_mount(request)) is not None:
+            continue
+        source = _host_path(request)
+        if (mappings := userns.of_mount(request)) is not None:
             target = f"{paths.mapped}/{number}"
-            source = _host_path(request)
             try:
                 _bind_mapped(request, source, target, mappings, shift)
             except OSError as error:
-                raise FailedPrecondition(
-                    f"container {config.metadata.name}: config.mounts[{number}]: the ids of {request.host_path} "
-                    f"({mount.filesystem_of(source)}) cannot be mapped: {error.strerror}; its filesystem, or one that "
-                    "is mounted in it, cannot do it on this kernel, or its ids are mapped already"
-                ) from error
-            yield MountSource(request, target)
-        else:
-            yield MountSource(request, _host_path(request))
+                what = f"container {config.metadata.name}: config.mounts[{number}]"
+                raise _not_mapped(what, source, error) from error
+            source = target
+        found.append(MountSource(request, source))
+    if shift is not None:
+        asked = {os.path.normpath(request.container_path) for request in config.mounts}
+        found += [each for source in found for each in _below(source) if each.request.container_path not in asked]
+    return found
+
+
+def _below(found: MountSource) -> Iterator[MountSource]:
+    """What is mounted in a source, each a mount of its own: in a user namespace crun (1.8) binds without them."""
+    if not found.request.image.image:
+        for path in mount.mountpoints_below(found.source):
+            if below := path.removeprefix(found.source).strip("/"):
+                where = os.path.normpath(f"{found.request.container_path}/{below}")
+                request = replace(
+                    found.request, container_path=where, readonly=found.request.recursive_read_only, host_path=path
+                )
+                yield MountSource(request, path)
+
+
+def _not_mapped(what: str, source: str, error: OSError) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{what}: the ids of {source} ({mount.filesystem_of(source)}) cannot be mapped: {error.strerror}; its "
+        "filesystem, or one that is mounted in it, cannot do it on this kernel, or its ids are mapped already"
+    )
 
 
 def _bind_mapped(request: v1.Mount, source: str, target: str, mappings: IdMappings, shift: Shift | None) -> None:
-    """Mounted here and not by the runtime: some runtimes ignore a mount's mappings without a word."""
+    # By us and not by the runtime: some runtimes ignore a mount's mappings silently.
     if os.path.isdir(source):
         os.makedirs(target, 0o755, exist_ok=True)
     else:

@@ -1,7 +1,8 @@
 """System calls that Python 3.11 has no function for, each a typed line that raises OSError.
 
 ctypes releases the interpreter lock around every call. Numbers of calls that glibc 2.36 does not wrap
-are the same on all architectures that Linux added them to after 5.1 (asm-generic/unistd.h).
+are the same on all architectures that Linux added them to after 5.1 (asm-generic/unistd.h); older ones are those of
+x86_64 and of the architectures that came after it.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+_SYS_SETRESUID_X86_64: Final = 117
+_SYS_SETRESUID: Final = 147
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_FSOPEN: Final = 430
@@ -148,6 +151,12 @@ def clone_asleep(flags: int, stack: Stack, seconds: int) -> int:
     """
     sleep = ctypes.cast(_libc().sleep, ctypes.c_void_p)
     return _check(_libc().clone(sleep, stack.top, flags, seconds), f"clone({flags:#x})")
+
+
+def set_thread_euid(uid: int) -> None:
+    """setresuid(2) of the effective user, for the calling thread only: libc's function would change all threads."""
+    call = _SYS_SETRESUID_X86_64 if os.uname().machine == "x86_64" else _SYS_SETRESUID
+    _check(_libc().syscall(ctypes.c_long(call), -1, ctypes.c_uint(uid), -1), f"setresuid(-1, {uid}, -1)")
 
 
 def close_range(first: int, last: int = 0xFFFFFFFF) -> None:

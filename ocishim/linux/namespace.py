@@ -136,7 +136,12 @@ def _fill_and_bind(pins: Pins, process: str) -> None:
         if "net" in pins.kinds:
             _bring_loopback_up()
     for name, value in pins.sysctls.items():
-        _write_sysctl(name, value)
+        if pins.mappings is None or name.startswith("net."):
+            _write_sysctl(name, value)
+        else:
+            # The IPC namespace's are its owner's to write, whatever else one may do (ipc_permissions in the kernel).
+            with _as_user(pins.mappings.uid(0)):
+                _write_sysctl(name, value)
     _bind_all(pins, process)
 
 
@@ -157,6 +162,16 @@ def _bring_loopback_up() -> None:
         reply = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
         flags: int = struct.unpack(_IFREQ, reply)[1]
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack(_IFREQ, b"lo", flags | _IFF_UP))
+
+
+@contextmanager
+def _as_user(uid: int) -> Iterator[None]:
+    """This thread, and no other, as a user without privileges."""
+    libc.set_thread_euid(uid)
+    try:
+        yield
+    finally:
+        libc.set_thread_euid(0)
 
 
 def _write_sysctl(name: str, value: str) -> None:

@@ -98,6 +98,8 @@ class SandboxFacts:
     resolv_conf: str
     hostname_file: str
     shm: str
+    host_mqueue: bool = True
+    """Whether the host has its message queues at /dev/mqueue."""
     mappings: IdMappings | None = None
     """Of its user namespace, where it has one of its own."""
 

@@ -29,6 +29,8 @@ def mounts(inputs: ContainerInputs) -> list[Mount]:
     table = {mount.destination: mount for mount in _defaults(inputs, privileged=context.privileged)}
     if inputs.sandbox.mappings is not None:
         table |= {mount.destination: mount for mount in _of_the_host(inputs, table["/dev/pts"])}
+        if "ipc" not in inputs.sandbox.namespaces and not inputs.sandbox.host_mqueue:
+            del table["/dev/mqueue"]
     for source in inputs.mounts:
         wanted = _request_mount(source)
         table[wanted.destination] = wanted
