@@ -29,7 +29,7 @@ from ocishim.linux import files, host, proc
 from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
-from ocishim.runtime import choice, exits
+from ocishim.runtime import choice, exits, features
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
@@ -110,6 +110,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         cni=Cni(settings.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
+        features=await features.probe(runtimes),
         jobs=Jobs(),
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),

@@ -98,8 +98,9 @@ def _mount_at_once(lowers: Sequence[str], writable: Mapping[str, str], target: s
         for lower in lowers:
             fd = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, fd)
-            # A descriptor's name is a third as long as a layer's, so that three times as many fit.
-            short.append(f"/proc/self/fd/{fd}")
+            # A descriptor's name is much shorter than a layer's, so that more fit. It is the thread's, whose descriptors
+            # need not be the process's.
+            short.append(f"/proc/thread-self/fd/{fd}")
         options = ",".join((f"lowerdir={':'.join(short)}", *(f"{key}={value}" for key, value in writable.items())))
         if len(options) >= _PAGE:
             raise FailedPrecondition(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from ocishim.linux import libc
@@ -53,6 +53,28 @@ def bind_idmapped(
             os.close(tree)
     finally:
         os.close(namespace)
+
+
+def try_idmapped_tmpfs(userns: str) -> None:
+    """Make a tmpfs with ids mapped, mounted nowhere, and let it go. Raises OSError where the kernel cannot."""
+    with ExitStack() as stack:
+        fs = libc.fsopen("tmpfs")
+        stack.callback(os.close, fs)
+        libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
+        mounted = libc.fsmount(fs)
+        stack.callback(os.close, mounted)
+        namespace = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, namespace)
+        libc.mount_setattr(mounted, "", libc.AT_EMPTY_PATH, set_=libc.MOUNT_ATTR_IDMAP, userns=namespace)
+
+
+def has_attributes() -> bool:
+    """Whether the kernel sets attributes of a whole tree of mounts: mount_setattr(2), Linux 5.12."""
+    try:
+        libc.mount_setattr(_CWD, "/", 0)
+    except OSError:
+        return False
+    return True
 
 
 def mount(source: str, target: str, fstype: str, *, flags: int = 0, data: str | None = None) -> None:

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ocishim.errors import OperationFailed
-from ocishim.linux import libc
-from ocishim.translate.userns import IdMappings, id_map
+from ocishim.linux import libc, mount
+from ocishim.translate.userns import IdMappings, IdRange, id_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +26,7 @@ T = TypeVar("T")
 _SLEEP: Final = 10
 """Seconds; a child that the killed server has left ends after them."""
 _STACK: Final = 64 << 10
+_PROBED_ID: Final = 65536
 _FIRST_OF_OURS: Final = 3
 _WALL: Final = 0x40000000
 """__WALL of waitpid(2)."""
@@ -38,6 +39,21 @@ def inside(mappings: IdMappings, flags: int, work: Callable[[int], T]) -> T:
     none of the server's descriptors. Blocks. Raises OperationFailed where the kernel refuses.
     """
     return _in_bare_thread(lambda: _inside(mappings, flags, work))
+
+
+def refusal() -> str:
+    """Why pods cannot have user namespaces on this kernel; empty where they can. Blocks.
+
+    They need tmpfs with mapped ids too (Linux 6.3): that is what kubelet keeps secrets and tokens in.
+    """
+    ids = (IdRange(0, _PROBED_ID, 1),)
+    try:
+        inside(IdMappings(ids, ids), 0, lambda pid: mount.try_idmapped_tmpfs(f"/proc/{pid}/ns/user"))
+    except OperationFailed as error:
+        return str(error)
+    except OSError as error:
+        return f"ids of a tmpfs cannot be mapped: {error.strerror}"
+    return ""
 
 
 def _inside(mappings: IdMappings, flags: int, work: Callable[[int], T]) -> T:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
+from images import making
 
+from ocishim.api.runtime import v1
 from ocishim.linux import mount
 from rpc.node import refusal
 
@@ -338,3 +341,55 @@ def test_such_pods_outlive_the_server(node: Node, pods: Pods, number: int) -> No
     node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
     assert not (node.state / "sandboxes" / sandbox_id).exists()
     assert (volume / "after").exists()
+
+
+def test_the_handlers_say_what_they_can(node: Node) -> None:
+    answer = v1.StatusResponse().parse(node.runtime.Status(pb.StatusRequest()).SerializeToString())
+    features = {each.name: each.features for each in answer.runtime_handlers}
+    for name in ("", node.runtime_name):
+        assert features[name].user_namespaces
+        assert features[name].recursive_read_only_mounts
+    assert answer.features.user_namespaces_host_network
+    assert answer.features.supplemental_groups_policy
+
+
+def test_a_read_only_mount_is_so_to_its_depths_where_they_say_so(pods: Pods, shared_volume: Path) -> None:
+    asked: dict[str, Any] = {"readonly": True, "recursive_read_only": True}
+    plain = pb.Mount(container_path="/vol", host_path=str(shared_volume), **asked)
+    for sandbox_id, mounted in ((pods.run(), plain), (pod(pods), mapped(shared_volume, **asked))):
+        container_id = pods.sleeper(sandbox_id, mounts=[mounted])
+        assert b"Read-only" in pods.exec(container_id, "touch", "/vol/inner/x").stderr
+
+
+def test_an_image_volume_is_the_pods_roots(node: Node, pods: Pods, tmp_path: Path) -> None:
+    made = making.image(making.tar(making.member("models/one", data=b"1")), making.tar(making.member("models/two")))
+    node.load(making.write_layout(tmp_path / "layout", made, "example.com/mapped:1"))
+    volume = pb.Mount(
+        container_path="/vol",
+        readonly=True,
+        image=pb.ImageSpec(image="example.com/mapped:1"),
+        uidMappings=ids(FIRST),
+        gidMappings=ids(FIRST),
+    )
+    container_id = pods.sleeper(pod(pods), mounts=[volume])
+    assert said(pods, container_id, "stat", "-c", "%u:%g", "/vol", "/vol/models/one").split() == ["0:0"] * 2
+    assert said(pods, container_id, "cat", "/vol/models/one") == "1"
+
+
+def test_many_pods_at_once_have_each_their_own(node: Node, pods: Pods) -> None:
+    def run(number: int) -> tuple[str, str]:
+        sandbox_id = pod(pods, FIRST + number * LENGTH)
+        return sandbox_id, said(pods, pods.sleeper(sandbox_id), "cat", "/proc/self/uid_map").split()[1]
+
+    with ThreadPoolExecutor(8) as threads:
+        found = dict(threads.map(run, range(8)))
+    assert {int(host) for host in found.values()} == {FIRST + number * LENGTH for number in range(8)}
+
+
+def test_a_pod_that_fails_leaves_no_namespace(node: Node, pods: Pods) -> None:
+    context = pb.LinuxSandboxSecurityContext(namespace_options=options())
+    linux = pb.LinuxPodSandboxConfig(security_context=context, sysctls={"net.ipv4.ip_forward": "many"})
+    code, words = refusal(node.runtime.RunPodSandbox, pb.RunPodSandboxRequest(config=pods.config(linux=linux)))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "net.ipv4.ip_forward" in words
+    assert list((node.state / "sandboxes").iterdir()) == []
