@@ -98,7 +98,7 @@ def _mount_at_once(lowers: Sequence[str], writable: Mapping[str, str], target: s
         for lower in lowers:
             fd = os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, fd)
-            # A descriptor's name is much shorter than a layer's, so that more fit. It is the thread's, whose descriptors
+            # A descriptor's name is much shorter than a layer's, so that more fit. The thread's own: its descriptors
             # need not be the process's.
             short.append(f"/proc/thread-self/fd/{fd}")
         options = ",".join((f"lowerdir={':'.join(short)}", *(f"{key}={value}" for key, value in writable.items())))
