@@ -27,7 +27,6 @@ _SLEEP: Final = 10
 """Seconds; a child that the killed server has left ends after them."""
 _STACK: Final = 64 << 10
 _PROBED_ID: Final = 65536
-_FIRST_OF_OURS: Final = 3
 _WALL: Final = 0x40000000
 """__WALL of waitpid(2)."""
 
@@ -95,7 +94,7 @@ def _in_bare_thread(work: Callable[[], T]) -> T:
     def body() -> None:
         try:
             libc.unshare(libc.CLONE_FILES)
-            libc.close_range(_FIRST_OF_OURS)
+            libc.close_range(0)
             outcome.set_result(work())
         except BaseException as error:  # noqa: BLE001 - carried to the waiting thread
             outcome.set_exception(error)
