@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from ocishim.images import rootfs
-from ocishim.linux import host
+from ocishim.linux import host, userns
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice
 
@@ -39,6 +39,7 @@ def examine(settings: Settings) -> list[Finding]:
         _programs,
         _network,
         _overlay,
+        _user_namespaces,
         _cgroups,
         _profile,
     )
@@ -105,6 +106,16 @@ def _overlay(settings: Settings) -> Iterable[Finding]:
     if found.kind == "copy":
         mend += ", or apt-get install fuse-overlayfs"
     yield _finding(what, problem, mend, blocks=False)
+    if found.kind == "overlay":
+        problem = f"{found.shifts_by_copy}: pods with user namespaces get copies" if found.shifts_by_copy else None
+        mend = "use Linux 5.19 or later, with `root` on ext4, xfs or btrfs"
+        yield _finding("id-mapped layers", problem, mend, blocks=False)
+
+
+def _user_namespaces(settings: Settings) -> Iterable[Finding]:  # noqa: ARG001 - all parts are called alike
+    problem = userns.refusal() or None
+    mend = "sysctl user.max_user_namespaces=15000, and a kernel from 6.3 on"
+    yield _finding("user namespaces of pods", problem, mend, blocks=False)
 
 
 def _cgroups(settings: Settings) -> Iterable[Finding]:  # noqa: ARG001 - all parts are called alike

@@ -71,6 +71,8 @@ async def serve(settings: Settings) -> None:
         node = await _node(settings, layout)
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
+        if node.rootfs.shifts_by_copy:
+            log.warning("pods with user namespaces get copies of their images: %s", node.rootfs.shifts_by_copy)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))

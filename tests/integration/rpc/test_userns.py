@@ -6,56 +6,20 @@ import os
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
-from images import making
 
 from ocishim.api.runtime import v1
-from ocishim.linux import mount
+from rpc.mapped import FIRST, LENGTH, SECOND, container_pid, ids, mapped, options, pod, said, user
 from rpc.node import refusal
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rpc.node import Node, Pods
-
-FIRST, SECOND, LENGTH = 200_000, 400_000, 65_536
-
-
-def ids(host: int, length: int = LENGTH) -> list[pb.IDMapping]:
-    return [pb.IDMapping(host_id=host, container_id=0, length=length)]
-
-
-def options(host: int = FIRST, length: int = LENGTH, **modes: Any) -> pb.NamespaceOption:
-    users = pb.UserNamespace(mode=pb.POD, uids=ids(host, length), gids=ids(host, length))
-    modes.setdefault("pid", pb.CONTAINER)
-    return pb.NamespaceOption(userns_options=users, **modes)
-
-
-def pod(
-    pods: Pods, host: int = FIRST, *, length: int = LENGTH, sysctls: dict[str, str] | None = None, **modes: Any
-) -> str:
-    context = pb.LinuxSandboxSecurityContext(namespace_options=options(host, length, **modes))
-    return pods.run(pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context, sysctls=sysctls or {})))
-
-
-def said(pods: Pods, container_id: str, *command: str) -> str:
-    """What a command says in a container; it must succeed."""
-    answer = pods.exec(container_id, *command)
-    assert answer.exit_code == 0, answer.stderr
-    return answer.stdout.decode().strip()
-
-
-def container_pid(node: Node, container_id: str) -> int:
-    return int((node.state / "containers" / container_id / "pidfile").read_text())
-
-
-def mapped(host_path: Path, container_path: str = "/vol", host: int = FIRST, **fields: Any) -> pb.Mount:
-    return pb.Mount(
-        container_path=container_path, host_path=str(host_path), uidMappings=ids(host), gidMappings=ids(host), **fields
-    )
 
 
 def test_root_in_the_pod_is_a_user_of_the_range_on_the_host(node: Node, pods: Pods) -> None:
@@ -102,86 +66,6 @@ def test_a_working_directory_that_is_made_is_the_pods(pods: Pods) -> None:
     assert said(pods, container_id, "stat", "-c", "%u", "/deep", "/deep/down").split() == ["0", "0"]
 
 
-def test_a_volume_with_the_pods_ids_is_owned_as_on_disk(node: Node, pods: Pods) -> None:
-    volume = node.scratch / "volume"
-    (volume / "below").mkdir(parents=True)
-    (volume / "file").write_text("mine")
-    os.chown(volume / "below", 7, 8)
-    container_id = pods.sleeper(
-        pod(pods), mounts=[mapped(volume), mapped(volume / "file", "/etc/one"), mapped(volume, "/ro", readonly=True)]
-    )
-    assert said(pods, container_id, "stat", "-c", "%u:%g", "/vol/file", "/vol/below", "/etc/one").split() == [
-        "0:0",
-        "7:8",
-        "0:0",
-    ]
-    said(pods, container_id, "sh", "-c", "echo x > /vol/new; chown 5:6 /vol/new; echo y > /etc/one")
-    found = (volume / "new").stat()
-    assert (found.st_uid, found.st_gid) == (5, 6)
-    assert (volume / "file").read_text() == "y\n"
-    assert b"Read-only" in pods.exec(container_id, "touch", "/ro/x").stderr
-
-
-def test_a_volume_without_mappings_belongs_to_nobody(node: Node, pods: Pods) -> None:
-    volume = node.scratch / "plain"
-    volume.mkdir(exist_ok=True)
-    container_id = pods.sleeper(pod(pods), mounts=[pb.Mount(container_path="/vol", host_path=str(volume))])
-    assert said(pods, container_id, "stat", "-c", "%u", "/vol") == "65534"
-    assert pods.exec(container_id, "touch", "/vol/x").exit_code != 0
-
-
-def test_ids_of_a_mount_are_mapped_without_a_user_namespace_too(node: Node, pods: Pods) -> None:
-    volume = node.scratch / "shifted"
-    volume.mkdir(exist_ok=True)
-    (volume / "file").touch()
-    two = [
-        pb.IDMapping(container_id=0, host_id=1000, length=1),
-        pb.IDMapping(container_id=1, host_id=SECOND, length=9),
-    ]
-    mount = pb.Mount(container_path="/vol", host_path=str(volume), uidMappings=two, gidMappings=two)
-    container_id = pods.sleeper(pods.run(), mounts=[mount])
-    assert said(pods, container_id, "stat", "-c", "%u:%g", "/vol/file") == "1000:1000"
-    said(pods, container_id, "chown", f"{SECOND + 3}:1000", "/vol/file")
-    assert (volume / "file").stat().st_uid == 4
-
-
-def test_a_volume_that_cannot_be_mapped_is_refused_by_name(node: Node, pods: Pods) -> None:
-    config = pb.ContainerConfig(
-        metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="busybox"), mounts=[mapped(Path("/proc"))]
-    )
-    request = pb.CreateContainerRequest(pod_sandbox_id=pod(pods), config=config)
-    code, words = refusal(node.runtime.CreateContainer, request)
-    assert code is grpc.StatusCode.FAILED_PRECONDITION
-    assert "config.mounts[0]" in words
-    assert "(proc)" in words
-
-
-def test_mounts_in_a_mapped_volume_stay_on_the_host(node: Node, pods: Pods, shared_volume: Path) -> None:
-    sandbox_id = pod(pods)
-    container_id = pods.sleeper(
-        sandbox_id, mounts=[mapped(shared_volume, propagation=pb.PROPAGATION_HOST_TO_CONTAINER)]
-    )
-    assert said(pods, container_id, "stat", "-c", "%u", "/vol/inner/file") == "0"
-    node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
-    assert os.path.ismount(shared_volume / "inner")
-
-
-@pytest.fixture
-def shared_volume(node: Node) -> Any:
-    """A shared mount with another one in it, as kubelet's directories are on a systemd host."""
-    volume = node.scratch / "shared"
-    inner = volume / "inner"
-    volume.mkdir(exist_ok=True)
-    mount.mount("tmpfs", str(volume), "tmpfs")
-    mount.make_shared(str(volume))
-    inner.mkdir()
-    mount.mount("tmpfs", str(inner), "tmpfs")
-    (inner / "file").touch()
-    yield volume
-    mount.unmount(str(inner))
-    mount.unmount(str(volume))
-
-
 def test_the_pods_own_files_are_its_roots(pods: Pods) -> None:
     container_id = pods.sleeper(pod(pods))
     owners = said(pods, container_id, "stat", "-c", "%u:%g", "/etc/hostname", "/etc/resolv.conf", "/dev/shm").split()
@@ -189,13 +73,6 @@ def test_the_pods_own_files_are_its_roots(pods: Pods) -> None:
     said(pods, container_id, "sh", "-c", "echo nameserver 192.0.2.1 > /etc/resolv.conf; echo x > /dev/shm/x")
     other = pods.sleeper(pod(pods), linux=user(1000, 1000))
     said(pods, other, "sh", "-c", "cat /etc/resolv.conf /etc/hostname; echo x > /dev/shm/x")
-
-
-def user(uid: int, gid: int, **fields: Any) -> pb.LinuxContainerConfig:
-    context = pb.LinuxContainerSecurityContext(
-        run_as_user=pb.Int64Value(value=uid), run_as_group=pb.Int64Value(value=gid), **fields
-    )
-    return pb.LinuxContainerConfig(security_context=context)
 
 
 def test_users_and_groups_are_the_pods(node: Node, pods: Pods) -> None:
@@ -353,29 +230,6 @@ def test_the_handlers_say_what_they_can(node: Node) -> None:
     assert answer.features.supplemental_groups_policy
 
 
-def test_a_read_only_mount_is_so_to_its_depths_where_they_say_so(pods: Pods, shared_volume: Path) -> None:
-    asked: dict[str, Any] = {"readonly": True, "recursive_read_only": True}
-    plain = pb.Mount(container_path="/vol", host_path=str(shared_volume), **asked)
-    for sandbox_id, mounted in ((pods.run(), plain), (pod(pods), mapped(shared_volume, **asked))):
-        container_id = pods.sleeper(sandbox_id, mounts=[mounted])
-        assert b"Read-only" in pods.exec(container_id, "touch", "/vol/inner/x").stderr
-
-
-def test_an_image_volume_is_the_pods_roots(node: Node, pods: Pods, tmp_path: Path) -> None:
-    made = making.image(making.tar(making.member("models/one", data=b"1")), making.tar(making.member("models/two")))
-    node.load(making.write_layout(tmp_path / "layout", made, "example.com/mapped:1"))
-    volume = pb.Mount(
-        container_path="/vol",
-        readonly=True,
-        image=pb.ImageSpec(image="example.com/mapped:1"),
-        uidMappings=ids(FIRST),
-        gidMappings=ids(FIRST),
-    )
-    container_id = pods.sleeper(pod(pods), mounts=[volume])
-    assert said(pods, container_id, "stat", "-c", "%u:%g", "/vol", "/vol/models/one").split() == ["0:0"] * 2
-    assert said(pods, container_id, "cat", "/vol/models/one") == "1"
-
-
 def test_many_pods_at_once_have_each_their_own(node: Node, pods: Pods) -> None:
     def run(number: int) -> tuple[str, str]:
         sandbox_id = pod(pods, FIRST + number * LENGTH)
@@ -393,3 +247,61 @@ def test_a_pod_that_fails_leaves_no_namespace(node: Node, pods: Pods) -> None:
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "net.ipv4.ip_forward" in words
     assert list((node.state / "sandboxes").iterdir()) == []
+
+
+def test_a_container_as_kubelet_asks_for_it_runs(pods: Pods) -> None:
+    context = pb.LinuxContainerSecurityContext(
+        namespace_options=options(),
+        readonly_rootfs=True,
+        no_new_privs=True,
+        masked_paths=["/proc/asound", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
+        readonly_paths=["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+        seccomp=pb.SecurityProfile(profile_type=pb.SecurityProfile.RuntimeDefault),
+        capabilities=pb.Capability(drop_capabilities=["ALL"], add_capabilities=["CHOWN"]),
+    )
+    resources = pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=100, oom_score_adj=900)
+    linux = pb.LinuxContainerConfig(security_context=context, resources=resources)
+    container_id = pods.sleeper(pod(pods, pid=pb.POD), linux=linux)
+    said(pods, container_id, "sh", "-c", "echo x > /dev/null; head -c 4 /dev/urandom > /dev/shm/x; ls /sys/fs/cgroup/")
+    assert b"Read-only" in pods.exec(container_id, "touch", "/x").stderr
+    assert said(
+        pods, container_id, "awk", "/^CapEff|^Seccomp:|^NoNewPrivs/ { print $2 }", "/proc/self/status"
+    ).split() == [
+        "0000000000000001",
+        "1",
+        "2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("field", "users"),
+    [
+        ("mode: 'CONTAINER'", pb.UserNamespace(mode=pb.CONTAINER, uids=ids(FIRST), gids=ids(FIRST))),
+        ("mode: 'TARGET'", pb.UserNamespace(mode=pb.TARGET)),
+        ("gids: 0 mappings", pb.UserNamespace(mode=pb.POD, uids=ids(FIRST))),
+        ("uids: 2 mappings", pb.UserNamespace(mode=pb.POD, uids=ids(FIRST) * 2, gids=ids(FIRST))),
+        ("uids[0].length: 0", pb.UserNamespace(mode=pb.POD, uids=ids(FIRST, 0), gids=ids(FIRST))),
+        ("uids[0].host_id: 4294967290", pb.UserNamespace(mode=pb.POD, uids=ids(2**32 - 6), gids=ids(FIRST))),
+    ],
+)
+def test_namespaces_that_cannot_be_are_refused_before_anything_is_made(
+    node: Node, pods: Pods, field: str, users: pb.UserNamespace
+) -> None:
+    context = pb.LinuxSandboxSecurityContext(namespace_options=pb.NamespaceOption(userns_options=users))
+    config = pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context))
+    code, words = refusal(node.runtime.RunPodSandbox, pb.RunPodSandboxRequest(config=config))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert words.startswith(f"config.linux.security_context.namespace_options.userns_options.{field}")
+
+
+def test_a_container_that_contradicts_its_pod_is_refused(node: Node, pods: Pods) -> None:
+    context = pb.LinuxContainerSecurityContext(namespace_options=options(SECOND))
+    config = pb.ContainerConfig(
+        metadata=pb.ContainerMetadata(name="c"),
+        image=pb.ImageSpec(image="busybox"),
+        linux=pb.LinuxContainerConfig(security_context=context),
+    )
+    request = pb.CreateContainerRequest(pod_sandbox_id=pod(pods), config=config)
+    code, words = refusal(node.runtime.CreateContainer, request)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "differs from the pod's" in words

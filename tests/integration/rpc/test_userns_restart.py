@@ -16,8 +16,8 @@ import pytest
 from cri_api.v1 import api_pb2 as pb
 
 from rpc import leaks
+from rpc.mapped import mapped, options, said
 from rpc.node import Node, Pods
-from rpc.test_userns import mapped, options, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
