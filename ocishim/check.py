@@ -91,10 +91,15 @@ def _network(settings: Settings) -> Iterable[Finding]:
     yield _finding("CNI network", problem, mend, blocks=False)
 
 
+def _existing(path: str) -> str:
+    """The path, or the nearest directory above it that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def _overlay(settings: Settings) -> Iterable[Finding]:
-    parent = settings.root
-    while not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
+    parent = _existing(settings.root)
     what = f"overlayfs on {settings.root}"
     mend = "put `root` on ext4 or xfs, and modprobe overlay"
     try:
@@ -112,8 +117,8 @@ def _overlay(settings: Settings) -> Iterable[Finding]:
         yield _finding("id-mapped layers", problem, mend, blocks=False)
 
 
-def _user_namespaces(settings: Settings) -> Iterable[Finding]:  # noqa: ARG001 - all parts are called alike
-    problem = userns.refusal() or None
+def _user_namespaces(settings: Settings) -> Iterable[Finding]:
+    problem = userns.refusal(_existing(settings.state)) or None
     mend = "sysctl user.max_user_namespaces=15000, and a kernel from 6.3 on"
     yield _finding("user namespaces of pods", problem, mend, blocks=False)
 

@@ -112,7 +112,7 @@ async def _node(settings: Settings, layout: Layout) -> Node:
         cni=Cni(settings.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
-        features=await features.probe(runtimes),
+        features=await features.probe(runtimes, settings.state),
         jobs=Jobs(),
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),

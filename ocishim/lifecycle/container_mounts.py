@@ -116,20 +116,19 @@ def sources(paths: ContainerPaths, config: v1.ContainerConfig, shift: Shift | No
         found.append(MountSource(request, source))
     if shift is not None:
         asked = {os.path.normpath(request.container_path) for request in config.mounts}
-        found += [each for source in found for each in _below(source) if each.request.container_path not in asked]
+        found += [each for each in _below(found) if each.request.container_path not in asked]
     return found
 
 
-def _below(found: MountSource) -> Iterator[MountSource]:
-    """What is mounted in a source, each a mount of its own: in a user namespace crun (1.8) binds without them."""
-    if not found.request.image.image:
-        for path in mount.mountpoints_below(found.source):
-            if below := path.removeprefix(found.source).strip("/"):
-                where = os.path.normpath(f"{found.request.container_path}/{below}")
-                request = replace(
-                    found.request, container_path=where, readonly=found.request.recursive_read_only, host_path=path
-                )
-                yield MountSource(request, path)
+def _below(found: list[MountSource]) -> Iterator[MountSource]:
+    """What is mounted in sources, each a mount of its own: in a user namespace crun (1.8) binds without them."""
+    requests = [(os.path.realpath(each.source), each.request) for each in found if not each.request.image.image]
+    submounts = mount.submounts({source for source, _ in requests})
+    for source, request in requests:
+        for path in submounts.get(source, ()):
+            where = os.path.normpath(f"{request.container_path}/{path.removeprefix(source)}")
+            below = replace(request, container_path=where, readonly=request.recursive_read_only, host_path=path)
+            yield MountSource(below, path)
 
 
 def _not_mapped(what: str, source: str, error: OSError) -> FailedPrecondition:

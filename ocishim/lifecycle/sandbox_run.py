@@ -10,7 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
-from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.errors import AlreadyExists, FailedPrecondition, OcishimError
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.pause import start_pause, watch_pause
 from ocishim.lifecycle.sandbox import Sandbox, SandboxName
@@ -160,6 +160,8 @@ def _make_directory(path: str, mappings: userns.IdMappings | None) -> None:
     os.makedirs(path, 0o700)
     if mappings is not None:
         files.admit(path, mappings.gid(0))
+        if closed := files.closed_to_others(os.path.dirname(path)):
+            raise FailedPrecondition(f"root of the pod's user namespace must be let into {closed}: chmod o+x {closed}")
 
 
 def _make_files(node: Node, sandbox: Sandbox) -> None:

@@ -136,6 +136,16 @@ def admit(path: str, gid: int) -> None:
     os.chmod(path, 0o710)  # noqa: S103 - to enter and no more
 
 
+def closed_to_others(path: str) -> str | None:
+    """The first directory on the way to path, or path itself, that other users may not enter; None where all may."""
+    at = ""
+    for part in os.path.realpath(path).split("/"):
+        at = f"{at}/{part}" if at != "/" else f"/{part}"
+        if not os.stat(at).st_mode & stat.S_IXOTH:
+            return at
+    return None
+
+
 def make_directory_beneath(root: str, path: str, owner: tuple[int, int] = (0, 0)) -> None:
     """Make path and its missing parents inside root, resolving symbolic links as a process chrooted there would.
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ocishim.errors import OperationFailed
-from ocishim.linux import libc, mount
+from ocishim.linux import files, libc, mount
 from ocishim.translate.userns import IdMappings, IdRange, id_map
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ def inside(mappings: IdMappings, flags: int, work: Callable[[int], T]) -> T:
     return _in_bare_thread(lambda: _inside(mappings, flags, work))
 
 
-def refusal() -> str:
-    """Why pods cannot have user namespaces on this kernel; empty where they can. Blocks.
+def refusal(state: str) -> str:
+    """Why pods, whose bundles lie in a directory, cannot have user namespaces here; empty where they can. Blocks.
 
-    They need tmpfs with mapped ids too (Linux 6.3): that is what kubelet keeps secrets and tokens in.
+    Their root must get to the directory. They need tmpfs with mapped ids too (Linux 6.3): kubelet keeps secrets in one.
     """
+    if closed := files.closed_to_others(state):
+        return f"{closed} lets no other user in: chmod o+x {closed}"
     ids = (IdRange(0, _PROBED_ID, 1),)
     try:
         inside(IdMappings(ids, ids), 0, lambda pid: mount.try_idmapped_tmpfs(f"/proc/{pid}/ns/user"))

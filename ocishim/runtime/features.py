@@ -35,9 +35,9 @@ class HandlerFeatures:
     """The runtime's own words; None from one that has no `features` command and is not known otherwise."""
 
 
-async def probe(runtimes: Runtimes) -> Mapping[str, HandlerFeatures]:
-    """By handler name. A runtime that gives no sensible answer has none of the features."""
-    why = await asyncio.to_thread(userns.refusal)
+async def probe(runtimes: Runtimes, state: str) -> Mapping[str, HandlerFeatures]:
+    """By handler name, with bundles below `state`. A runtime that gives no sensible answer has none of the features."""
+    why = await asyncio.to_thread(userns.refusal, state)
     recursive = await asyncio.to_thread(mount.has_attributes)
     found = await asyncio.gather(*(_told(runtime) for runtime in runtimes.by_name.values()))
     return {

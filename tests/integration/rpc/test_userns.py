@@ -305,3 +305,15 @@ def test_a_container_that_contradicts_its_pod_is_refused(node: Node, pods: Pods)
     code, words = refusal(node.runtime.CreateContainer, request)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "differs from the pod's" in words
+
+
+def test_a_state_directory_that_only_root_may_enter_is_named(node: Node, pods: Pods) -> None:
+    node.state.chmod(0o700)
+    try:
+        context = pb.LinuxSandboxSecurityContext(namespace_options=options())
+        config = pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context))
+        code, words = refusal(node.runtime.RunPodSandbox, pb.RunPodSandboxRequest(config=config))
+    finally:
+        node.state.chmod(0o711)
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"chmod o+x {node.state}" in words
