@@ -13,8 +13,14 @@ import pytest
 from cri_api.v1 import api_pb2 as pb
 
 from ocishim.api.runtime import v1
+from ocishim.errors import OperationFailed
+from ocishim.linux import userns
+from ocishim.translate.userns import IdMappings, IdRange
 from rpc.mapped import FIRST, LENGTH, SECOND, container_pid, ids, mapped, options, pod, said, user
 from rpc.node import refusal
+
+WCLONE = -0x80000000
+"""__WCLONE of waitpid(2), as a C int: children that end without SIGCHLD, and no others."""
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -305,6 +311,14 @@ def test_a_container_that_contradicts_its_pod_is_refused(node: Node, pods: Pods)
     code, words = refusal(node.runtime.CreateContainer, request)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "differs from the pod's" in words
+
+
+def test_mappings_that_the_kernel_refuses_are_told_and_leave_no_process() -> None:
+    ids = (IdRange(0, FIRST, 10), IdRange(5, SECOND, 10))
+    with pytest.raises(OperationFailed, match=f"uid_map .*0 {FIRST} 10.*Invalid argument"):
+        userns.inside(IdMappings(ids, ids), 0, lambda _: pytest.fail("there is no such namespace"))
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, WCLONE | os.WNOHANG)
 
 
 def test_a_state_directory_that_only_root_may_enter_is_named(node: Node, pods: Pods) -> None:

@@ -86,7 +86,7 @@ def test_mounts_in_a_mapped_volume_stay_on_the_host(node: Node, pods: Pods, shar
 @pytest.fixture
 def shared_volume(node: Node) -> Any:
     """A shared mount with another one in it, as kubelet's directories are on a systemd host."""
-    volume = node.scratch / "shared"
+    volume = node.scratch / "sha red"
     inner = volume / "inner"
     volume.mkdir(exist_ok=True)
     mount.mount("tmpfs", str(volume), "tmpfs")
@@ -102,7 +102,8 @@ def shared_volume(node: Node) -> Any:
 def test_a_read_only_mount_is_so_to_its_depths_where_they_say_so(pods: Pods, shared_volume: Path) -> None:
     asked: dict[str, Any] = {"readonly": True, "recursive_read_only": True}
     plain = pb.Mount(container_path="/vol", host_path=str(shared_volume), **asked)
-    for sandbox_id, mounted in ((pods.run(), plain), (pod(pods), mapped(shared_volume, **asked))):
+    own = pod(pods)
+    for sandbox_id, mounted in ((pods.run(), plain), (own, plain), (own, mapped(shared_volume, **asked))):
         container_id = pods.sleeper(sandbox_id, mounts=[mounted])
         assert b"Read-only" in pods.exec(container_id, "touch", "/vol/inner/x").stderr
 
