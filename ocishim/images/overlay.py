@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _PAGE: Final = 4096
-_CWD: Final = -100
-"""AT_FDCWD."""
 
 
 def mount_overlay(
@@ -108,6 +106,6 @@ def _mount_at_once(lowers: Sequence[str], writable: Mapping[str, str], target: s
             )
         mount.mount("overlay", target, "overlay", data=options)
     try:
-        return libc.open_tree(_CWD, target, libc.OPEN_TREE_CLONE)
+        return libc.open_tree(libc.AT_FDCWD, target, libc.OPEN_TREE_CLONE)
     finally:
         mount.unmount(target)

@@ -145,7 +145,7 @@ def _try_shifted(directory: str) -> str:
     try:
         userns.inside(IdMappings(ids, ids), 0, attempt)
         owner = os.stat(f"{target}/file").st_uid
-    except OcishimError as error:
+    except (OcishimError, OSError) as error:
         return str(error).removeprefix(f"{target}: ")
     finally:
         _clear(scratch)

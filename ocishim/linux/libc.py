@@ -40,6 +40,7 @@ UMOUNT_NOFOLLOW: Final = 0x8
 MOUNT_ATTR_RDONLY: Final = 0x1
 MOUNT_ATTR_IDMAP: Final = 0x100000
 
+AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
 
@@ -198,7 +199,7 @@ def open_tree(dirfd: int, path: str, flags: int) -> int:
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2) of the mount that fd names onto a path."""
     _check(
-        _libc().syscall(ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", -100, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH),
+        _libc().syscall(ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", AT_FDCWD, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH),
         target,
     )
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 NO_EXEC: Final = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 """Flags of a file system for data only."""
 
-_CWD: Final = -100
-"""AT_FDCWD."""
 _ESCAPED: Final = re.compile(r"[ \t\n\\]")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
@@ -43,7 +41,7 @@ def bind_idmapped(
     attributes = libc.MOUNT_ATTR_IDMAP | (libc.MOUNT_ATTR_RDONLY if readonly else 0)
     namespace = os.open(userns, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        tree = libc.open_tree(_CWD, source, libc.OPEN_TREE_CLONE | deep)
+        tree = libc.open_tree(libc.AT_FDCWD, source, libc.OPEN_TREE_CLONE | deep)
         try:
             propagation = libc.MS_SLAVE if slave else libc.MS_PRIVATE
             libc.mount_setattr(
@@ -72,7 +70,7 @@ def try_idmapped_tmpfs(userns: str) -> None:
 def has_attributes() -> bool:
     """Whether the kernel sets attributes of a whole tree of mounts: mount_setattr(2), Linux 5.12."""
     try:
-        libc.mount_setattr(_CWD, "/", 0)
+        libc.mount_setattr(libc.AT_FDCWD, "/", 0)
     except OSError:
         return False
     return True

@@ -2,7 +2,8 @@
 
 unshare(2) and setns(2) refuse a user namespace to such a process. The child shares the server's memory, so that nothing
 is copied, executes one function of libc on a stack of its own, so that no Python runs twice, and has no descriptor of
-the server's, so that nothing is held where the server is killed meanwhile. It is killed as soon as the work is done.
+the server's, so that nothing is held where the server is killed meanwhile. It is killed as soon as the work is done,
+and before the thread that made it ends, whose thread-local storage it uses.
 """
 
 from __future__ import annotations
