@@ -15,10 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocishim.images import overlay
+from ocishim.images import overlay, rootfs
 from ocishim.images.layout import load
 from ocishim.images.store import ImageStore
-from ocishim.linux import mount, userns
+from ocishim.linux import mount, namespace, userns
 from ocishim.translate.userns import IdMappings, IdRange
 
 from .making import Member, directory, image, member, tar, tree, write_layout
@@ -201,3 +201,31 @@ def test_owners_of_layers_are_those_of_a_user_namespace(
     finally:
         mount.unmount(str(target))
     assert not list(mount.mountpoints_below(str(place)))
+
+
+@pytest.mark.parametrize("why", ["", "id-mapped layers: Invalid argument"], ids=["mapped", "copied"])
+async def test_a_user_namespace_sees_the_same_whether_layers_are_mapped_or_copied(place: Path, why: str) -> None:
+    for name in ("layers/1/fs", "layers/2/fs", "upper", "work", "target"):
+        (place / name).mkdir(parents=True)
+    (place / "layers/1/fs/tool").write_text("1")
+    os.chown(place / "layers/1/fs/tool", 7, 8)
+    os.chmod(place / "layers/1/fs/tool", 0o4755)  # noqa: S103 - it is to be kept
+    stack = rootfs.LayerStack(tuple(str(place / f"layers/{number}/fs") for number in (1, 2)), frozenset())
+    ids = IdMappings((IdRange(0, 300_000, 100),), (IdRange(0, 400_000, 100),))
+    pins = namespace.Pins(str(place / "ns"), ("user",), "", mappings=ids)
+    await namespace.pin(pins)
+    target = str(place / "target")
+    try:
+        await rootfs.RootFilesystems("overlay", shifts_by_copy=why).mount(
+            stack,
+            upper=str(place / "upper"),
+            work=str(place / "work"),
+            target=target,
+            shift=rootfs.Shift(ids, pins.path("user")),
+        )
+        found = (place / "target/tool").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (300_007, 400_008, 0o4755)
+        assert ((place / "upper/tool").exists()) == bool(why)
+    finally:
+        mount.unmount(target)
+        namespace.unpin(pins.directory)

@@ -79,6 +79,14 @@ def test_mounts_in_a_mapped_volume_stay_on_the_host(node: Node, pods: Pods, shar
         sandbox_id, mounts=[mapped(shared_volume, propagation=pb.PROPAGATION_HOST_TO_CONTAINER)]
     )
     assert said(pods, container_id, "stat", "-c", "%u", "/vol/inner/file") == "0"
+    late = shared_volume / "late"
+    late.mkdir()
+    mount.mount("tmpfs", str(late), "tmpfs")
+    try:
+        (late / "file").touch()
+        said(pods, container_id, "ls", "/vol/late/file")
+    finally:
+        mount.unmount(str(late))
     node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
     assert os.path.ismount(shared_volume / "inner")
 
