@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ocishim.errors import InvalidArgument
 from ocishim.images import rootfs
-from ocishim.linux import cgroup_driver, host
+from ocishim.linux import cgroup_driver, host, userns
 from ocishim.linux.shipped import shipped
 from ocishim.network.cni import Cni
 from ocishim.runtime import choice
@@ -41,6 +41,7 @@ def examine(settings: Settings) -> list[Finding]:
         _programs,
         _network,
         _overlay,
+        _user_namespaces,
         _cgroups,
         _profile,
     )
@@ -92,10 +93,15 @@ def _network(settings: Settings) -> Iterable[Finding]:
     yield _finding("CNI network", problem, mend, blocks=False)
 
 
+def _existing(path: str) -> str:
+    """The path, or the nearest directory above it that is there."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def _overlay(settings: Settings) -> Iterable[Finding]:
-    parent = settings.root
-    while not os.path.isdir(parent):
-        parent = os.path.dirname(parent)
+    parent = _existing(settings.root)
     what = f"overlayfs on {settings.root}"
     mend = "put `root` on ext4 or xfs, and modprobe overlay"
     try:
@@ -107,6 +113,16 @@ def _overlay(settings: Settings) -> Iterable[Finding]:
     if found.kind == "copy":
         mend += ", or apt-get install fuse-overlayfs"
     yield _finding(what, problem, mend, blocks=False)
+    if found.kind == "overlay":
+        problem = f"{found.shifts_by_copy}: pods with user namespaces get copies" if found.shifts_by_copy else None
+        mend = "use Linux 5.19 or later, with `root` on ext4, xfs or btrfs"
+        yield _finding("id-mapped layers", problem, mend, blocks=False)
+
+
+def _user_namespaces(settings: Settings) -> Iterable[Finding]:
+    problem = userns.refusal(_existing(settings.state)) or None
+    mend = "sysctl user.max_user_namespaces=15000, and a kernel from 6.3 on"
+    yield _finding("user namespaces of pods", problem, mend, blocks=False)
 
 
 def _cgroups(settings: Settings) -> Iterable[Finding]:

@@ -33,7 +33,7 @@ from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.metrics.meter import Meter
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
 from ocishim.network.cni import Cni
-from ocishim.runtime import choice, exits
+from ocishim.runtime import choice, exits, features
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
@@ -80,6 +80,8 @@ async def serve(settings: Settings) -> None:
         if node.rootfs.kind != "overlay":
             log.warning("root filesystems are made by %s: %s", node.rootfs.kind, node.rootfs.why)
         stack.callback(node.cgroups.close)
+        if node.rootfs.shifts_by_copy:
+            log.warning("pods with user namespaces get copies of their images: %s", node.rootfs.shifts_by_copy)
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
@@ -126,6 +128,7 @@ async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
         cni=Cni(settings.cni, meter.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
+        features=await features.probe(runtimes, settings.state),
         jobs=jobs,
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),

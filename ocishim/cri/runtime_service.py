@@ -85,11 +85,12 @@ class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs,
                     ),
                 ]
             ),
-            runtime_handlers=[
-                v1.RuntimeHandler(name=name, features=v1.RuntimeHandlerFeatures())
-                for name in ("", *sorted(node.runtimes.by_name))
-            ],
-            features=v1.RuntimeFeatures(supplemental_groups_policy=True, mount_options=True),
+            runtime_handlers=_handlers(node),
+            features=v1.RuntimeFeatures(
+                supplemental_groups_policy=True,
+                user_namespaces_host_network=any(each.user_namespaces for each in node.features.values()),
+                mount_options=True,
+            ),
         )
         if status_request.verbose:
             response.info = {
@@ -215,6 +216,22 @@ class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs,
             raise InvalidArgument(f"timeout: {request.timeout} is negative")
         result = await exec_sync(self._node, container, request.cmd, min(request.timeout, _LONGEST))
         return v1.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
+
+
+def _handlers(node: Node) -> list[v1.RuntimeHandler]:
+    """The handlers by name, and the default one again under the empty name."""
+    named = dict(node.features)
+    if node.runtimes.default:
+        named[""] = node.features[node.runtimes.default]
+    return [
+        v1.RuntimeHandler(
+            name=name,
+            features=v1.RuntimeHandlerFeatures(
+                recursive_read_only_mounts=each.recursive_read_only_mounts, user_namespaces=each.user_namespaces
+            ),
+        )
+        for name, each in sorted(named.items())
+    ]
 
 
 def _required(field: str, value: str) -> str:

@@ -20,10 +20,16 @@ from ocishim.linux import libc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from ocishim.translate.userns import IdMappings
+
     Step = Callable[[int, int, int, int], int]
     Way = Callable[[int, int, os.stat_result], None]
 
-_KEPT_XATTRS: Final = ("user.", "security.capability")
+_CAPABILITY: Final = "security.capability"
+_KEPT_XATTRS: Final = ("user.", _CAPABILITY)
+_VERSION_2_SIZE: Final = 20
+_VERSION_3: Final = 0x03000000
+_CAPABILITY_FLAGS: Final = 0x00FFFFFF
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _CANNOT: Final = (errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM)
 """What kernels, filesystems and seccomp filters answer to a way of copying that they do not have."""
@@ -36,12 +42,13 @@ _PART: Final = 1000
 _BUFFER: Final = 1 << 20
 
 
-def flatten(layers: Sequence[str], target: str) -> None:
+def flatten(layers: Sequence[str], target: str, shift: IdMappings | None = None) -> None:
     """Make in target, an empty directory, the tree that overlayfs would show of the layers (lowest first).
 
     Content, modes, owners, mtimes, hard links within a layer, holes, user.* xattrs and file capabilities are kept; the
     root directory looks as the topmost layer's. Both forms of whiteouts.py are read, also in one layer. An opaque root
     hides all layers below it, as the image-spec has it (layer.md), though overlayfs itself does not look there.
+    Owners are those that a shift makes of them, if given, and file capabilities hold in its user namespace only.
 
     Blocks for as long as the copying takes: call it in a thread.
     Raises ResourceExhausted where the disk is full and OperationFailed for all else; the caller then removes target.
@@ -59,7 +66,7 @@ def flatten(layers: Sequence[str], target: str) -> None:
             roots.append(fd)
         if not stack:
             return
-        tree = _Tree(roots[1:], roots[0])
+        tree = _Tree(roots[1:], roots[0], shift)
         try:
             tree.copy()
         except OSError as error:
@@ -75,11 +82,12 @@ def _failure(where: str, error: OSError) -> OcishimError:
 class _Tree:
     """One copying; directories wait as paths, not as descriptors, so that a tree may be of any depth."""
 
-    def __init__(self, layers: list[int], target: int) -> None:
+    def __init__(self, layers: list[int], target: int, shift: IdMappings | None) -> None:
         self.at = ""
         """The path that is being made."""
         self._layers = layers
         self._target = target
+        self._shift = shift
         self._linked: dict[tuple[int, int], tuple[str, str]] = {}
         """By layer and inode: directory and name of its first link in target."""
         self._ways: list[Way] = [_clone, _copy_in_kernel, _copy_by_hand]
@@ -110,7 +118,7 @@ class _Tree:
                         break
             self.at = path
             if looks:
-                _set_attributes(made, *looks)
+                _set_attributes(made, *looks, self._shift)
         return [(f"{path}/{name}" if path else name, found) for name, found in names.directories.items()]
 
     def _make(self, layer: int, path: str, entry: os.DirEntry[str], source: int, made: int) -> None:
@@ -128,7 +136,7 @@ class _Tree:
         if stat.S_ISREG(found.st_mode):
             self._file(name, found, source, made)
         else:
-            _special(name, found, source, made)
+            _special(name, found, source, made, self._shift)
 
     def _file(self, name: str, found: os.stat_result, source: int, made: int) -> None:
         old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
@@ -138,7 +146,7 @@ class _Tree:
             try:
                 if found.st_size:
                     self._content(old, new, found)
-                _set_attributes(new, found, _xattrs(old))
+                _set_attributes(new, found, _xattrs(old), self._shift)
             finally:
                 os.close(new)
         finally:
@@ -230,18 +238,18 @@ def _opened(root: int, path: str) -> Iterator[int]:
             os.close(at)
 
 
-def _special(name: str, found: os.stat_result, source: int, made: int) -> None:
+def _special(name: str, found: os.stat_result, source: int, made: int, shift: IdMappings | None) -> None:
     """A symbolic link, FIFO, device or socket; none of them is opened, for that could wait or act on the host."""
     if stat.S_ISLNK(found.st_mode):
         os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=made)
     else:
         os.mknod(name, stat.S_IFMT(found.st_mode) | 0o600, found.st_rdev, dir_fd=made)
-    os.chown(name, found.st_uid, found.st_gid, dir_fd=made, follow_symlinks=False)
+    os.chown(name, *_owner(found, shift), dir_fd=made, follow_symlinks=False)
     if not stat.S_ISLNK(found.st_mode):
         os.chmod(name, stat.S_IMODE(found.st_mode), dir_fd=made)
     # There is no call for xattrs that takes a directory and a name.
     for key, value in _xattrs(f"/proc/self/fd/{source}/{name}").items():
-        os.setxattr(f"/proc/self/fd/{made}/{name}", key, value, follow_symlinks=False)
+        os.setxattr(f"/proc/self/fd/{made}/{name}", key, _shifted(key, value, shift), follow_symlinks=False)
     os.utime(name, ns=(found.st_atime_ns, found.st_mtime_ns), dir_fd=made, follow_symlinks=False)
 
 
@@ -257,13 +265,26 @@ def _xattrs(of: int | str) -> dict[str, bytes]:
     return {name: os.getxattr(of, name, follow_symlinks=follow) for name in names if name.startswith(_KEPT_XATTRS)}
 
 
-def _set_attributes(new: int, found: os.stat_result, xattrs: dict[str, bytes]) -> None:
+def _owner(found: os.stat_result, shift: IdMappings | None) -> tuple[int, int]:
+    return (found.st_uid, found.st_gid) if shift is None else (shift.uid(found.st_uid), shift.gid(found.st_gid))
+
+
+def _shifted(key: str, value: bytes, shift: IdMappings | None) -> bytes:
+    """File capabilities that hold for the host hold for the user namespace instead: version 2 becomes version 3, which
+    names that namespace's root (File capability extended attribute versioning, capabilities(7))."""
+    if shift is None or key != _CAPABILITY or len(value) != _VERSION_2_SIZE:
+        return value
+    head = int.from_bytes(value[:4], "little") & _CAPABILITY_FLAGS | _VERSION_3
+    return head.to_bytes(4, "little") + value[4:] + shift.uid(0).to_bytes(4, "little")
+
+
+def _set_attributes(new: int, found: os.stat_result, xattrs: dict[str, bytes], shift: IdMappings | None) -> None:
     # A change of owner takes setuid and capabilities away, so that it comes first; all of them change no mtime but the
     # content did.
-    os.fchown(new, found.st_uid, found.st_gid)
+    os.fchown(new, *_owner(found, shift))
     os.fchmod(new, stat.S_IMODE(found.st_mode))
     for key, value in xattrs.items():
-        os.setxattr(new, key, value)
+        os.setxattr(new, key, _shifted(key, value, shift))
     os.utime(new, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ocishim.errors import OcishimError
 from ocishim.images import flatten, overlay
-from ocishim.linux import files, mount, process
+from ocishim.linux import files, mount, process, userns
+from ocishim.translate.userns import IdMappings, IdRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 Kind = Literal["overlay", "fuse-overlayfs", "copy"]
 
 _FUSE_TIMEOUT: Final = 30.0
+_PROBED_ID: Final = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,15 @@ class LayerStack:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Whose owners a filesystem shows: those of a user namespace instead of the layers' own."""
+
+    mappings: IdMappings
+    userns: str
+    """The file that the namespace is pinned at."""
+
+
+@dataclass(frozen=True, slots=True)
 class RootFilesystems:
     """How this host makes them."""
 
@@ -44,32 +55,48 @@ class RootFilesystems:
     """What overlayfs answered, where it is not used."""
     program: str = ""
     """fuse-overlayfs."""
+    shifts_by_copy: str = ""
+    """Why a shifted one is a copy of its own: the kernel's answer to id-mapped layers; empty: it takes them."""
 
-    async def mount(self, stack: LayerStack, *, upper: str, work: str, target: str) -> None:
+    async def mount(self, stack: LayerStack, *, upper: str, work: str, target: str, shift: Shift | None = None) -> None:
         """Mount a writable root filesystem: upper and work are empty directories on the store's filesystem.
 
         Raises OperationFailed, FailedPrecondition, or ResourceExhausted where a copy does not fit.
         """
-        kind = self._kind_for(stack)
+        kind = self._kind_for(stack, shift)
         if kind == "fuse-overlayfs":
             await self._mount_fuse(stack, [f"upperdir={upper}", f"workdir={work}"], target)
         elif kind == "overlay":
-            await asyncio.to_thread(overlay.mount_overlay, stack.paths, upper=upper, work=work, target=target)
+            await asyncio.to_thread(
+                overlay.mount_overlay,
+                stack.paths,
+                upper=upper,
+                work=work,
+                target=target,
+                userns=shift.userns if shift else None,
+            )
         else:
-            await asyncio.to_thread(_copy, stack, upper, target)
+            await asyncio.to_thread(_copy, stack, upper, target, shift)
 
-    async def mount_readonly(self, stack: LayerStack, *, scratch: str, target: str) -> None:
+    async def mount_readonly(self, stack: LayerStack, *, scratch: str, target: str, shift: Shift | None = None) -> None:
         """Mount layers without a writable one; scratch is an empty directory on the store's filesystem."""
-        kind = self._kind_for(stack)
+        kind = self._kind_for(stack, shift)
         if kind == "fuse-overlayfs":
             await self._mount_fuse(stack, [], target)
         elif kind == "overlay":
-            # overlayfs without a writable layer wants two others.
-            await asyncio.to_thread(overlay.mount_overlay, [scratch, *stack.paths], target=target)
+            await asyncio.to_thread(
+                overlay.mount_overlay,
+                stack.paths,
+                target=target,
+                below=scratch,
+                userns=shift.userns if shift else None,
+            )
         else:
-            await asyncio.to_thread(_copy, stack, scratch, target)
+            await asyncio.to_thread(_copy, stack, scratch, target, shift)
 
-    def _kind_for(self, stack: LayerStack) -> Kind:
+    def _kind_for(self, stack: LayerStack, shift: Shift | None) -> Kind:
+        if shift and (self.kind != "overlay" or self.shifts_by_copy):
+            return "copy"
         # Layers of a time when the store lay elsewhere: overlayfs would show their marker files.
         return "copy" if self.kind == "overlay" and "files" in stack.forms else self.kind
 
@@ -81,8 +108,8 @@ class RootFilesystems:
         process.check(done, what)
 
 
-def _copy(stack: LayerStack, upper: str, target: str) -> None:
-    flatten.flatten(stack.paths, upper)
+def _copy(stack: LayerStack, upper: str, target: str, shift: Shift | None) -> None:
+    flatten.flatten(stack.paths, upper, shift.mappings if shift else None)
     mount.bind(upper, target)
 
 
@@ -90,13 +117,39 @@ async def choose(directory: str) -> RootFilesystems:
     """Find out what works on the filesystem of a directory."""
     why = await asyncio.to_thread(_try, directory)
     if not why:
-        return RootFilesystems("overlay")
+        return RootFilesystems("overlay", shifts_by_copy=await asyncio.to_thread(_try_shifted, directory))
     program = shutil.which("fuse-overlayfs")
     if program is not None:
         fuse = RootFilesystems("fuse-overlayfs", why, program)
         if await _try_fuse(fuse, directory):
             return fuse
     return RootFilesystems("copy", why)
+
+
+def _try_shifted(directory: str) -> str:
+    """Why layers cannot be id-mapped below a writable one; empty where they can."""
+    scratch = _scratch(directory)
+    target = f"{scratch}/target"
+    ids = (IdRange(0, _PROBED_ID, 1),)
+
+    def attempt(pid: int) -> None:
+        overlay.mount_overlay(
+            [f"{scratch}/lower"],
+            upper=f"{scratch}/upper",
+            work=f"{scratch}/work",
+            target=target,
+            userns=f"/proc/{pid}/ns/user",
+        )
+
+    os.mkdir(f"{scratch}/lower/file")
+    try:
+        userns.inside(IdMappings(ids, ids), 0, attempt)
+        owner = os.stat(f"{target}/file").st_uid
+    except (OcishimError, OSError) as error:
+        return str(error).removeprefix(f"{target}: ")
+    finally:
+        _clear(scratch)
+    return "" if owner == _PROBED_ID else f"id-mapped layers show uid {owner} instead of {_PROBED_ID}"
 
 
 def _scratch(directory: str) -> str:

@@ -19,13 +19,13 @@ from ocishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, N
 from ocishim.lifecycle import container_facts as facts_of
 from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.container import Container, ContainerName
-from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
+from ocishim.lifecycle.container_mounts import image_volumes, mount_all, shift_of, sources
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.restore import checkpoint_of
 from ocishim.linux import files
 from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ImageVolume, ResolvedUser
-from ocishim.translate import process
+from ocishim.translate import process, userns
 from ocishim.translate.container import container_spec
 from ocishim.translate.facts import ContainerInputs, ImageFacts, SandboxFacts
 from ocishim.translate.identity import resolve_identity
@@ -84,7 +84,7 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
             with step("write the record"):
                 await node.container_records.create(container.id, metadata, container.status)
             with step("mount the root filesystem"):
-                await mount_all(node, container)
+                await mount_all(node, container, shift_of(node, sandbox))
             if checkpoint is not None:
                 with step("lay out the checkpoint"):
                     await checkpoint.lay_out(node, container)
@@ -153,7 +153,10 @@ def _make(
         files.read_beneath(paths.rootfs, "/etc/passwd", limit=_PASSWD_LIMIT) or b"",
         files.read_beneath(paths.rootfs, "/etc/group", limit=_PASSWD_LIMIT) or b"",
     )
-    files.make_directory_beneath(paths.rootfs, process.working_directory(config, facts))
+    mappings = userns.of_pod(sandbox.config)
+    userns.check_identity(identity, mappings)
+    owner = (mappings.uid(0), mappings.gid(0)) if mappings else (0, 0)
+    files.make_directory_beneath(paths.rootfs, process.working_directory(config, facts), owner)
     facts_of.set_timezone(node, config, paths.rootfs)
     runtime = node.runtime_of(container)
     inputs = ContainerInputs(
@@ -167,7 +170,7 @@ def _make(
         rootfs=paths.rootfs,
         cgroup=pod_cgroup.runtime_path(sandbox.metadata, metadata.id),
         pids_limit=node.settings.containers.pids_limit,
-        mounts=tuple(sources(paths, config)),
+        mounts=tuple(sources(paths, config, shift_of(node, sandbox))),
         target_pid_namespace=_target_pid_namespace(node, sandbox, config),
     )
     inputs = facts_of.completed(node, sandbox, runtime, inputs)
@@ -195,6 +198,8 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
         resolv_conf=paths.resolv_conf,
         hostname_file=paths.hostname,
         shm=paths.shm if "ipc" in metadata.namespaces else "/dev/shm",  # noqa: S108 - the host's IPC includes its shm
+        host_mqueue=os.path.isdir("/dev/mqueue"),
+        mappings=userns.of_pod(sandbox.config),
     )
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ocishim.api.runtime import v1
 from ocishim.errors import FailedPrecondition, InvalidArgument, NotFound
+from ocishim.images.rootfs import Shift
 from ocishim.linux import files, libc, mount
+from ocishim.linux.userns import inside
 from ocishim.model import ImageVolume
+from ocishim.translate import userns
 from ocishim.translate.facts import MountSource
 
 if TYPE_CHECKING:
@@ -18,7 +23,9 @@ if TYPE_CHECKING:
 
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
+    from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.store.layout import ContainerPaths
+    from ocishim.translate.userns import IdMappings
 
 
 def image_volumes(node: Node, config: v1.ContainerConfig) -> tuple[ImageVolume, ...]:
@@ -44,20 +51,25 @@ def image_volumes(node: Node, config: v1.ContainerConfig) -> tuple[ImageVolume, 
     return tuple(found)
 
 
-async def mount_all(node: Node, container: Container) -> None:
+def shift_of(node: Node, sandbox: Sandbox) -> Shift | None:
+    """What makes the owners of a pod's files those of its user namespace; None without one of its own."""
+    mappings = userns.of_pod(sandbox.config)
+    return Shift(mappings, f"{node.layout.sandbox(sandbox.metadata.id).namespaces}/user") if mappings else None
+
+
+async def mount_all(node: Node, container: Container, shift: Shift | None) -> None:
     """Mount the root filesystem and the image volumes; `unmount_all` undoes it, also where it failed half way."""
     metadata = container.metadata
     paths = node.layout.container(metadata.id)
     layers = node.images.stack(metadata.diff_ids)
-    await asyncio.to_thread(_make_directories, paths, layers.paths[-1], len(metadata.volumes))
-    await node.rootfs.mount(layers, upper=paths.upper, work=paths.work, target=paths.rootfs)
+    await asyncio.to_thread(_make_directories, paths, layers.paths[-1], len(metadata.volumes), shift)
+    await node.rootfs.mount(layers, upper=paths.upper, work=paths.work, target=paths.rootfs, shift=shift)
     for number, volume in enumerate(metadata.volumes):
-        await node.rootfs.mount_readonly(
-            node.images.stack(volume.diff_ids), scratch=paths.volume_scratch(number), target=paths.volume(number)
-        )
+        stack, scratch, target = node.images.stack(volume.diff_ids), paths.volume_scratch(number), paths.volume(number)
+        await node.rootfs.mount_readonly(stack, scratch=scratch, target=target, shift=shift)
 
 
-def _make_directories(paths: ContainerPaths, topmost: str, volumes: int) -> None:
+def _make_directories(paths: ContainerPaths, topmost: str, volumes: int, shift: Shift | None) -> None:
     for directory, mode in ((paths.upper, 0o755), (paths.work, 0o700), (paths.state, 0o700), (paths.rootfs, 0o755)):
         os.makedirs(directory, mode, exist_ok=True)
     for number in range(volumes):
@@ -65,30 +77,49 @@ def _make_directories(paths: ContainerPaths, topmost: str, volumes: int) -> None
         os.makedirs(paths.volume(number), 0o755, exist_ok=True)
     # The root directory itself is the writable layer's: it must look as the image's does.
     files.copy_attributes(topmost, paths.upper)
+    if shift is not None:
+        found = os.stat(topmost)
+        os.chown(paths.upper, shift.mappings.uid(found.st_uid), shift.mappings.gid(found.st_gid))
+        files.admit(paths.state, shift.mappings.gid(0))
 
 
 def unmount_all(paths: ContainerPaths, volumes: int) -> None:
-    """Take away what mount_all has mounted, any number of times. Blocks."""
+    """Take away what mount_all and sources have mounted, any number of times. Blocks."""
     mount.unmount_all(paths.rootfs)
     for number in range(volumes):
         mount.unmount_all(paths.volume(number))
+    with suppress(FileNotFoundError):
+        for name in os.listdir(paths.mapped):
+            mount.unmount_all(f"{paths.mapped}/{name}")
 
 
-def sources(paths: ContainerPaths, config: v1.ContainerConfig) -> Iterator[MountSource]:
-    """The request's mounts with their sources on the host, links resolved. Blocks.
+def sources(paths: ContainerPaths, config: v1.ContainerConfig, shift: Shift | None) -> list[MountSource]:
+    """The request's mounts with their sources on the host, links resolved and ids mapped. Blocks.
 
-    Raises NotFound for a path that an image volume does not have, FailedPrecondition for a source from which mounts
-    cannot propagate as asked.
+    Raises NotFound for a path that an image volume does not have, FailedPrecondition where ids cannot be mapped or
+    mounts cannot propagate from a source as asked.
     """
-    number = 0
-    for index, request in enumerate(config.mounts):
+    found, volume = [], 0
+    for number, request in enumerate(config.mounts):
         if request.image.image:
-            yield MountSource(request, _inside(paths.volume(number), request, config.metadata.name))
-            number += 1
-        else:
-            source = _host_path(f"config.mounts[{index}].host_path", request)
-            _check_propagation(f"config.mounts[{index}].propagation", request, source)
-            yield MountSource(request, source)
+            found.append(MountSource(request, _inside(paths.volume(volume), request, config.metadata.name)))
+            volume += 1
+            continue
+        source = _host_path(f"config.mounts[{number}].host_path", request)
+        _check_propagation(f"config.mounts[{number}].propagation", request, source)
+        if (mappings := userns.of_mount(request)) is not None:
+            target = f"{paths.mapped}/{number}"
+            try:
+                _bind_mapped(request, source, target, mappings, shift)
+            except OSError as error:
+                what = f"container {config.metadata.name}: config.mounts[{number}]"
+                raise _not_mapped(what, source, error) from error
+            source = target
+        found.append(MountSource(request, source))
+    if shift is not None:
+        asked = {os.path.normpath(request.container_path) for request in config.mounts}
+        found += [each for each in _below(found) if each.request.container_path not in asked]
+    return found
 
 
 def _check_propagation(path: str, request: v1.Mount, source: str) -> None:
@@ -103,6 +134,42 @@ def _check_propagation(path: str, request: v1.Mount, source: str) -> None:
             f"{path}: {asked.name}: {request.host_path} lies on the mount {mountpoint}, which is private; "
             f"mount --make-rshared {mountpoint}"
         )
+
+
+def _below(found: list[MountSource]) -> Iterator[MountSource]:
+    """What is mounted in sources, each a mount of its own: in a user namespace crun (1.8) binds without them."""
+    requests = [(os.path.realpath(each.source), each.request) for each in found if not each.request.image.image]
+    submounts = mount.submounts({source for source, _ in requests})
+    for source, request in requests:
+        for path in submounts.get(source, ()):
+            where = os.path.normpath(f"{request.container_path}/{path.removeprefix(source)}")
+            below = replace(request, container_path=where, readonly=request.recursive_read_only, host_path=path)
+            yield MountSource(below, path)
+
+
+def _not_mapped(what: str, source: str, error: OSError) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"{what}: the ids of {source} ({mount.filesystem_of(source)}) cannot be mapped: {error.strerror}; its "
+        "filesystem, or one that is mounted in it, cannot do it on this kernel, or its ids are mapped already"
+    )
+
+
+def _bind_mapped(request: v1.Mount, source: str, target: str, mappings: IdMappings, shift: Shift | None) -> None:
+    # By us and not by the runtime: some runtimes ignore a mount's mappings silently.
+    if os.path.isdir(source):
+        os.makedirs(target, 0o755, exist_ok=True)
+    else:
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        os.close(os.open(target, os.O_CREAT | os.O_CLOEXEC, 0o600))
+    slave = request.propagation == v1.MountPropagation.PROPAGATION_HOST_TO_CONTAINER
+
+    def bind(namespace: str) -> None:
+        mount.bind_idmapped(source, target, namespace, recursive=True, slave=slave)
+
+    if shift is not None and mappings == shift.mappings:
+        bind(shift.userns)
+    else:
+        inside(mappings, 0, lambda pid: bind(f"/proc/{pid}/ns/user"))
 
 
 def _inside(volume: str, request: v1.Mount, name: str) -> str:

@@ -9,6 +9,8 @@ from ocishim.errors import NotFound
 from ocishim.lifecycle.data_files import DataFiles
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ocishim.config import Settings
     from ocishim.images.rootfs import RootFilesystems
     from ocishim.images.store import ImageStore
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
     from ocishim.network.cni import Cni
     from ocishim.runtime.choice import Runtimes
+    from ocishim.runtime.features import HandlerFeatures
     from ocishim.runtime.oci import OciRuntime
     from ocishim.store.index import Index
     from ocishim.store.layout import Layout
@@ -42,6 +45,8 @@ class Node:
     cni: Cni
     images: ImageStore
     rootfs: RootFilesystems
+    features: Mapping[str, HandlerFeatures]
+    """By handler name."""
     jobs: Jobs
     sandbox_records: Records[SandboxMetadata, SandboxStatus]
     container_records: Records[ContainerMetadata, ContainerStatus]

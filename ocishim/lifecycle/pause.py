@@ -15,7 +15,7 @@ from ocishim.linux import files, proc
 from ocishim.model import ProcessRef
 from ocishim.runtime import conmon
 from ocishim.translate import sandbox as settings
-from ocishim.translate import security
+from ocishim.translate import security, userns
 from ocishim.translate.annotations import of_sandbox, passed_on
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
         cgroup=pod_cgroup.runtime_path(metadata, metadata.id),
         namespaces=kinds,
         settings=await asyncio.to_thread(_settings, node, sandbox, runtime),
+        mappings=userns.of_pod(sandbox.config),
     )
     await asyncio.to_thread(_make_pause_bundle, bundle, spec.to_json())
     launch = conmon.Launch(

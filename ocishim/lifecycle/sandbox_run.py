@@ -10,7 +10,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
-from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.errors import AlreadyExists, FailedPrecondition, OcishimError
 from ocishim.lifecycle import pod_cgroup
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.pause import start_pause, watch_pause
@@ -19,7 +19,7 @@ from ocishim.lifecycle.sandbox_release import release_sandbox
 from ocishim.linux import cgroup, files, host, mount, namespace
 from ocishim.model import SandboxId, SandboxMetadata, SandboxStatus
 from ocishim.network.attachment import PodNetwork, PortMapping
-from ocishim.translate import cgroups
+from ocishim.translate import cgroups, userns
 from ocishim.translate import sandbox as settings
 from ocishim.translate.resource_checks import check_on_host
 from ocishim.translate.validate import validate_sandbox
@@ -108,17 +108,15 @@ async def _set_up(node: Node, sandbox: Sandbox) -> SandboxStatus:
     if "net" in metadata.namespaces:
         # Planned first: a node without a network refuses before anything is made.
         attachment = node.cni.plan(_pod_network(node, sandbox))
-    await asyncio.to_thread(os.makedirs, paths.state, 0o700)
+    mappings = userns.of_pod(sandbox.config)
+    await asyncio.to_thread(_make_directory, paths.state, mappings)
     with step("make the cgroup"):
         await pod_cgroup.make(node, sandbox)
     if metadata.namespaces:
         with step("make namespaces"):
-            pins = namespace.Pins(
-                paths.namespaces,
-                metadata.namespaces,
-                metadata.hostname,
-                settings.sysctls(sandbox.config, node.settings.containers.sysctls),
-            )
+            asked = settings.sysctls(sandbox.config, node.settings.containers.sysctls)
+            sysctls = userns.sysctls_outside(asked, mappings)
+            pins = namespace.Pins(paths.namespaces, metadata.namespaces, metadata.hostname, sysctls, mappings)
             await namespace.pin(pins)
     ips: tuple[str, ...] = ()
     made_files = asyncio.create_task(asyncio.to_thread(_make_files, node, sandbox), name="pod files")
@@ -170,6 +168,14 @@ async def _attach(node: Node, sandbox: Sandbox, attachment: Attachment) -> tuple
     return attached.ips
 
 
+def _make_directory(path: str, mappings: userns.IdMappings | None) -> None:
+    os.makedirs(path, 0o700)
+    if mappings is not None:
+        files.admit(path, mappings.gid(0))
+        if closed := files.closed_to_others(os.path.dirname(path)):
+            raise FailedPrecondition(f"root of the pod's user namespace must be let into {closed}: chmod o+x {closed}")
+
+
 def _make_files(node: Node, sandbox: Sandbox) -> None:
     """What each container of the pod mounts. Not fsynced: a reboot ends the pod, and these with it."""
     paths = node.layout.sandbox(sandbox.metadata.id)
@@ -178,9 +184,16 @@ def _make_files(node: Node, sandbox: Sandbox) -> None:
     if dns is None:
         dns = _host_resolv_conf()
     files.write_atomic(paths.resolv_conf, dns, mode=0o644, durable=False)
+    mappings = userns.of_pod(sandbox.config)
+    shm_options = _SHM_OPTIONS
+    if mappings is not None:
+        uid, gid = mappings.uid(0), mappings.gid(0)
+        shm_options += f",uid={uid},gid={gid}"
+        for path in (paths.hostname, paths.resolv_conf):
+            os.chown(path, uid, gid)
     if "ipc" in sandbox.metadata.namespaces:
         os.mkdir(paths.shm, 0o1777)
-        mount.mount("shm", paths.shm, "tmpfs", flags=mount.NO_EXEC, data=_SHM_OPTIONS)
+        mount.mount("shm", paths.shm, "tmpfs", flags=mount.NO_EXEC, data=shm_options)
 
 
 def _host_resolv_conf() -> bytes:

@@ -1,7 +1,8 @@
 """System calls that Python 3.11 has no function for, each a typed line that raises OSError.
 
 ctypes releases the interpreter lock around every call. Numbers of calls that glibc 2.36 does not wrap
-are the same on all architectures that Linux added them to after 5.1 (asm-generic/unistd.h).
+are the same on all architectures that Linux added them to after 5.1 (asm-generic/unistd.h); older ones are those of
+x86_64 and of the architectures that came after it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import functools
 import os
 from typing import Final
 
+CLONE_VM: Final = 0x00000100
 CLONE_FS: Final = 0x00000200
+CLONE_FILES: Final = 0x00000400
 CLONE_NEWNS: Final = 0x00020000
 CLONE_NEWCGROUP: Final = 0x02000000
 CLONE_NEWUTS: Final = 0x04000000
@@ -34,6 +37,10 @@ MS_SHARED: Final = 0x100000
 MNT_DETACH: Final = 0x2
 UMOUNT_NOFOLLOW: Final = 0x8
 
+MOUNT_ATTR_RDONLY: Final = 0x1
+MOUNT_ATTR_IDMAP: Final = 0x100000
+
+AT_FDCWD: Final = -100
 AT_EMPTY_PATH: Final = 0x1000
 AT_RECURSIVE: Final = 0x8000
 
@@ -55,11 +62,14 @@ RESOLVE_NO_SYMLINKS: Final = 0x04
 RESOLVE_BENEATH: Final = 0x08
 RESOLVE_IN_ROOT: Final = 0x10
 
+_SYS_SETRESUID_X86_64: Final = 117
+_SYS_SETRESUID: Final = 147
 _SYS_OPEN_TREE: Final = 428
 _SYS_MOVE_MOUNT: Final = 429
 _SYS_FSOPEN: Final = 430
 _SYS_FSCONFIG: Final = 431
 _SYS_FSMOUNT: Final = 432
+_SYS_CLOSE_RANGE: Final = 436
 _SYS_OPENAT2: Final = 437
 _SYS_MOUNT_SETATTR: Final = 442
 
@@ -89,6 +99,7 @@ def _libc() -> ctypes.CDLL:
         ctypes.c_char_p,
     )
     libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+    libc.clone.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
     return libc
 
 
@@ -126,6 +137,36 @@ def setns(fd: int, nstype: int) -> None:
     _check(_libc().setns(fd, nstype), f"setns({nstype:#x})")
 
 
+class Stack:
+    """Memory for a cloned child's stack; it must live as long as the child."""
+
+    def __init__(self, size: int) -> None:
+        self._memory = ctypes.create_string_buffer(size)
+        # Stacks grow down and are aligned to 16 bytes on every architecture.
+        self.top = (ctypes.addressof(self._memory) + size) & ~15
+
+
+def clone_asleep(flags: int, stack: Stack, seconds: int) -> int:
+    """clone(2) a child that executes sleep(3) and nothing else, and ends; returns its pid.
+
+    It ends without a signal to anybody, and only a wait with __WALL sees it.
+    """
+    sleep = ctypes.cast(_libc().sleep, ctypes.c_void_p)
+    return _check(_libc().clone(sleep, stack.top, flags, seconds), f"clone({flags:#x})")
+
+
+def set_thread_euid(uid: int) -> None:
+    """setresuid(2) of the effective user, for the calling thread only: libc's function would change all threads."""
+    call = _SYS_SETRESUID_X86_64 if os.uname().machine == "x86_64" else _SYS_SETRESUID
+    _check(_libc().syscall(ctypes.c_long(call), -1, ctypes.c_uint(uid), -1), f"setresuid(-1, {uid}, -1)")
+
+
+def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
+    """close_range(2)."""
+    numbers = (ctypes.c_uint(first), ctypes.c_uint(last), 0)
+    _check(_libc().syscall(ctypes.c_long(_SYS_CLOSE_RANGE), *numbers), f"close_range({first})")
+
+
 def openat2(dirfd: int, path: str, flags: int, *, resolve: int, mode: int = 0) -> int:
     """openat2(2); close-on-exec is always set. Returns a descriptor that the caller owns."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
@@ -159,14 +200,16 @@ def open_tree(dirfd: int, path: str, flags: int) -> int:
 def move_mount(fd: int, target: str) -> None:
     """move_mount(2) of the mount that fd names onto a path."""
     _check(
-        _libc().syscall(ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", -100, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH),
+        _libc().syscall(ctypes.c_long(_SYS_MOVE_MOUNT), fd, b"", AT_FDCWD, _bytes(target), MOVE_MOUNT_F_EMPTY_PATH),
         target,
     )
 
 
-def mount_setattr(dirfd: int, path: str, flags: int, *, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
-    """mount_setattr(2)."""
-    attributes = _MountAttr(set_, clear, propagation, 0)
+def mount_setattr(
+    dirfd: int, path: str, flags: int, *, set_: int = 0, clear: int = 0, propagation: int = 0, userns: int = 0
+) -> None:
+    """mount_setattr(2); userns is the descriptor that MOUNT_ATTR_IDMAP wants."""
+    attributes = _MountAttr(set_, clear, propagation, userns)
     _check(
         _libc().syscall(
             ctypes.c_long(_SYS_MOUNT_SETATTR),

@@ -1,7 +1,8 @@
 """A pod's namespaces without a pause process: made in a short-lived thread and pinned by bind mounts.
 
 A namespace lives while a process is in it or a mount of its file exists (namespaces(7)). The thread that
-calls unshare(2) is made for the purpose and ends after it, so that no other code runs in the new namespaces.
+calls unshare(2) is made for the purpose and ends after it, so that no other code runs in the new namespaces. Where the
+pod has a user namespace of its own, that owns the others, so that root in the pod may configure them.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ import os
 import socket
 import struct
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from ocishim.effects import effect
 from ocishim.errors import InvalidArgument, OperationFailed
-from ocishim.linux import libc, mount
+from ocishim.linux import libc, mount, userns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from ocishim.translate.userns import IdMappings
 
 T = TypeVar("T")
 
@@ -40,6 +43,8 @@ class Pins:
     kinds: tuple[str, ...]
     hostname: str
     sysctls: Mapping[str, str] = field(default_factory=dict)
+    mappings: IdMappings | None = None
+    """Of the kind `user`, where it is among the kinds."""
 
     def path(self, kind: str) -> str:
         """The file that names the namespace of that kind."""
@@ -82,33 +87,74 @@ async def pin(pins: Pins) -> None:
 
 @effect
 def _pin(pins: Pins) -> None:
+    if pins.mappings is None:
+        with _explained(pins):
+            libc.unshare(_flags(pins))
+        _fill_and_bind(pins, "thread-self")
+    else:
+        userns.inside(pins.mappings, _flags(pins), lambda pid: _pin_owned(pins, pid))
+
+
+def _flags(pins: Pins) -> int:
     flags = 0
     for kind in pins.kinds:
-        flags |= CLONE_FLAGS[kind]
+        flags |= CLONE_FLAGS.get(kind, 0)
+    return flags
+
+
+def _pin_owned(pins: Pins, pid: int) -> None:
+    """With namespaces that a child is in, and that its user namespace owns."""
+    with _explained(pins):
+        for kind in pins.kinds:
+            if kind in CLONE_FLAGS:
+                _enter(f"/proc/{pid}/ns/{kind}", CLONE_FLAGS[kind])
+    _fill_and_bind(pins, str(pid))
+
+
+def _enter(path: str, flag: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        libc.unshare(flags)
-        if "uts" in pins.kinds:
-            socket.sethostname(pins.hostname)
-        if "net" in pins.kinds:
-            _bring_loopback_up()
+        libc.setns(fd, flag)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _explained(pins: Pins) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise OperationFailed(
             f"the pod's {', '.join(pins.kinds)} namespaces cannot be made: {error.strerror} "
             "(the server needs CAP_SYS_ADMIN; see `ocishim check`)"
         ) from error
+
+
+def _fill_and_bind(pins: Pins, process: str) -> None:
+    """Set what is set in the namespaces, which this thread is in, and pin those of a process."""
+    with _explained(pins):
+        if "uts" in pins.kinds:
+            socket.sethostname(pins.hostname)
+        if "net" in pins.kinds:
+            _bring_loopback_up()
     for name, value in pins.sysctls.items():
-        _write_sysctl(name, value)
-    _bind_all(pins)
+        if pins.mappings is None or name.startswith("net."):
+            _write_sysctl(name, value)
+        else:
+            # The IPC namespace's are its owner's to write, whatever else one may do (ipc_permissions in the kernel).
+            with _as_user(pins.mappings.uid(0)):
+                _write_sysctl(name, value)
+    _bind_all(pins, process)
 
 
-def _bind_all(pins: Pins) -> None:
+def _bind_all(pins: Pins, process: str) -> None:
     os.makedirs(pins.directory, mode=0o700, exist_ok=True)
     with ExitStack() as undo:
         for kind in pins.kinds:
             target = pins.path(kind)
             os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
             undo.callback(os.unlink, target)
-            mount.bind(f"/proc/thread-self/ns/{kind}", target)
+            mount.bind(f"/proc/{process}/ns/{kind}", target)
             undo.callback(mount.unmount, target)
         undo.pop_all()
 
@@ -118,6 +164,16 @@ def _bring_loopback_up() -> None:
         reply = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack(_IFREQ, b"lo", 0))
         flags: int = struct.unpack(_IFREQ, reply)[1]
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack(_IFREQ, b"lo", flags | _IFF_UP))
+
+
+@contextmanager
+def _as_user(uid: int) -> Iterator[None]:
+    """This thread, and no other, as a user without privileges."""
+    libc.set_thread_euid(uid)
+    try:
+        yield
+    finally:
+        libc.set_thread_euid(0)
 
 
 def _write_sysctl(name: str, value: str) -> None:

@@ -194,6 +194,14 @@ class NetDevice(SpecModel):
     name: str
 
 
+class IdMapping(SpecModel):
+    """linux.uidMappings[], linux.gidMappings[]."""
+
+    container_id: int = Field(alias="containerID")
+    host_id: int = Field(alias="hostID")
+    size: int
+
+
 class Linux(SpecModel):
     """linux."""
 
@@ -207,6 +215,8 @@ class Linux(SpecModel):
     seccomp: Seccomp | None = None
     mount_label: str | None = None
     sysctl: dict[str, str] | None = None
+    uid_mappings: list[IdMapping] | None = None
+    gid_mappings: list[IdMapping] | None = None
     intel_rdt: IntelRdt | None = None
     net_devices: dict[str, NetDevice] | None = None
 

@@ -94,6 +94,11 @@ class ContainerPaths:
         return f"{self.root}/volumes/{number}"
 
     @property
+    def mapped(self) -> str:
+        """Where mounts of the request with mapped ids are mounted, each named after its number."""
+        return f"{self.state}/mapped"
+
+    @property
     def bundle(self) -> str:
         """The OCI bundle: config.json beside rootfs, and conmon's files."""
         return self.state
@@ -182,10 +187,13 @@ class Layout:
             self.containers,
             self.images,
             self.set_aside,
-            self.sandbox_states,
-            self.container_states,
             self.exits,
             self.sockets,
         ):
             os.makedirs(path, mode=0o700, exist_ok=True)
             os.chmod(path, 0o700)
+        # Root of a pod's user namespace, who is nobody here, must get to what is its own: each directory in these says
+        # itself who may enter it, and no names are told.
+        for path in (self.sandbox_states, self.container_states):
+            os.makedirs(path, mode=0o711, exist_ok=True)
+            os.chmod(path, 0o711)  # noqa: S103 - to enter and no more

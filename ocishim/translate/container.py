@@ -8,7 +8,7 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
-from ocishim.translate import cdi, mounts, process, resources, security
+from ocishim.translate import cdi, mounts, process, resources, security, userns
 from ocishim.translate.annotations import CONTAINER_TYPE
 from ocishim.translate.sandbox import TYPES
 
@@ -20,6 +20,7 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
     """The bundle's config.json. Raises FailedPrecondition where the host lacks what was asked for by name."""
     config = inputs.config
     context = config.linux.security_context
+    mappings = inputs.sandbox.mappings
     limits = resources.new_container(config.linux.resources, inputs.host, pids_limit=inputs.pids_limit)
     limits.devices = security.device_rules(
         inputs.devices, privileged=context.privileged and not inputs.without_host_devices
@@ -40,6 +41,8 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
             rootfs_propagation=mounts.rootfs_propagation(config),
             seccomp=None if context.privileged else inputs.seccomp,
             mount_label=security.mount_label(label),
+            uid_mappings=userns.in_spec(mappings.uids) if mappings else None,
+            gid_mappings=userns.in_spec(mappings.gids) if mappings else None,
         ),
         annotations=_annotations(inputs),
     )
@@ -69,7 +72,9 @@ def _process(inputs: ContainerInputs, label: str | None) -> spec.Process:
 def _namespaces(inputs: ContainerInputs) -> list[spec.Namespace]:
     pinned = inputs.sandbox.namespaces
     result = [spec.Namespace(type="mount")]
-    result += [spec.Namespace(type=TYPES[kind], path=pinned[kind]) for kind in ("net", "ipc", "uts") if kind in pinned]
+    result += [
+        spec.Namespace(type=TYPES[kind], path=pinned[kind]) for kind in ("user", "net", "ipc", "uts") if kind in pinned
+    ]
     options = inputs.config.linux.security_context.namespace_options
     mode = options.pid if betterproto.serialized_on_wire(options) else v1.NamespaceMode.POD
     if mode == v1.NamespaceMode.TARGET:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ocishim.api.runtime import v1
     from ocishim.config import MountSettings
     from ocishim.spec.runtime import Rlimit, Seccomp
+    from ocishim.translate.userns import IdMappings
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,14 @@ class SandboxFacts:
     uid: str
     hostname: str
     namespaces: Mapping[str, str]
-    """Files of the pinned namespaces by kind: net, ipc, uts, pid."""
+    """Files of the pinned namespaces by kind: net, ipc, uts, pid, user."""
     resolv_conf: str
     hostname_file: str
     shm: str
+    host_mqueue: bool = True
+    """Whether the host has its message queues at /dev/mqueue."""
+    mappings: IdMappings | None = None
+    """Of its user namespace, where it has one of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.api.runtime import v1
 from ocishim.spec.runtime import Mount
+from ocishim.translate.userns import outside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from ocishim.translate.facts import ContainerInputs, MountSource
 
@@ -18,6 +19,7 @@ _PROPAGATION: Final = {
     v1.MountPropagation.PROPAGATION_HOST_TO_CONTAINER: "rslave",
     v1.MountPropagation.PROPAGATION_BIDIRECTIONAL: "rshared",
 }
+_TTY_GROUP: Final = 5
 _NO_EXEC: Final = ["nosuid", "noexec", "nodev"]
 _SHM: Final = "/dev/shm"  # noqa: S108 - a place in the container
 
@@ -27,6 +29,10 @@ def mounts(inputs: ContainerInputs) -> list[Mount]:
     context = inputs.config.linux.security_context
     asked = [_request_mount(source) for source in inputs.mounts]
     table = {mount.destination: mount for mount in _defaults(inputs, privileged=context.privileged)}
+    if inputs.sandbox.mappings is not None:
+        table |= {mount.destination: mount for mount in _of_the_host(inputs, table["/dev/pts"])}
+        if "ipc" not in inputs.sandbox.namespaces and not inputs.sandbox.host_mqueue:
+            del table["/dev/mqueue"]
     if any(mount.destination == "/dev" for mount in asked):
         # The host's own /dev, or another whole one: nothing of ours goes over what is in it but the pod's memory.
         table = {place: mount for place, mount in table.items() if not place.startswith("/dev/") or place == _SHM}
@@ -77,6 +83,20 @@ def _defaults(inputs: ContainerInputs, *, privileged: bool) -> list[Mount]:
         access = "ro" if root_is_readonly else "rw"
         result.append(_bind(destination, source, [access, "nosuid", "noexec", "nodev"]))
     return result
+
+
+def _of_the_host(inputs: ContainerInputs, pts: Mount) -> Iterator[Mount]:
+    """What root of a pod's user namespace cannot mount, for it belongs to a namespace of the host's: bound instead."""
+    sandbox, context = inputs.sandbox, inputs.config.linux.security_context
+    access = "rw" if context.privileged else "ro"
+    if "net" not in sandbox.namespaces:
+        yield _bind("/sys", "/sys", [*_NO_EXEC, access])
+    if "ipc" not in sandbox.namespaces:
+        yield _bind("/dev/mqueue", "/dev/mqueue", _NO_EXEC)
+    if context.namespace_options.pid == v1.NamespaceMode.NODE:
+        yield _bind("/proc", "/proc", _NO_EXEC)
+    if sandbox.mappings and outside(sandbox.mappings.gids, _TTY_GROUP) is None:
+        yield pts.model_copy(update={"options": [each for each in pts.options if not each.startswith("gid=")]})
 
 
 def _bind(destination: str, source: str, options: list[str]) -> Mount:

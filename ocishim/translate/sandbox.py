@@ -10,7 +10,7 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
-from ocishim.translate import fields
+from ocishim.translate import fields, userns
 from ocishim.translate.annotations import CONTAINER_TYPE
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def uses_host(mode: v1.NamespaceMode) -> bool:
 def pinned_kinds(config: v1.PodSandboxConfig) -> tuple[str, ...]:
     """Which namespaces are made for the pod; UTS is the host's when the network is."""
     options = config.linux.security_context.namespace_options
-    kinds = () if uses_host(options.network) else ("net", "uts")
+    kinds: tuple[str, ...] = () if userns.of_pod(config) is None else ("user",)
+    if not uses_host(options.network):
+        kinds = (*kinds, "net", "uts")
     return kinds if uses_host(options.ipc) else (*kinds, "ipc")
 
 
@@ -135,13 +137,16 @@ def pause_spec(
     cgroup: str,
     namespaces: Mapping[str, str],
     settings: PauseSettings = PauseSettings(),
+    mappings: userns.IdMappings | None = None,
 ) -> spec.RuntimeSpec:
     """The process that keeps a shared PID namespace: a static init in an otherwise empty root."""
     kinds = [spec.Namespace(type="pid"), spec.Namespace(type="mount")]
     kinds += [spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"]
+    last = _NOBODY if mappings is None else mappings.uids[0].length - 1
+    uid, gid = (each if mappings is None else min(each, last) for each in (settings.uid, settings.gid))
     return spec.RuntimeSpec(
         process=spec.Process(
-            user=spec.User(uid=settings.uid, gid=settings.gid, additional_gids=list(settings.additional_gids) or None),
+            user=spec.User(uid=uid, gid=gid, additional_gids=list(settings.additional_gids) or None),
             args=["/pause", "-P"],
             env=["PATH=/"],
             cwd="/",
@@ -163,9 +168,11 @@ def pause_spec(
             masked_paths=["/proc/kcore", "/proc/keys"],
             seccomp=settings.seccomp,
             sysctl=dict(settings.sysctls) if settings.sysctls else None,
+            uid_mappings=userns.in_spec(mappings.uids) if mappings else None,
+            gid_mappings=userns.in_spec(mappings.gids) if mappings else None,
         ),
         annotations={CONTAINER_TYPE: "sandbox", **settings.annotations},
     )
 
 
-TYPES: Final = {"net": "network", "ipc": "ipc", "uts": "uts", "pid": "pid"}
+TYPES: Final = {"user": "user", "net": "network", "ipc": "ipc", "uts": "uts", "pid": "pid"}

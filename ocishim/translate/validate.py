@@ -9,7 +9,7 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
-from ocishim.translate import cdi, fields, resource_checks, seccomp, security
+from ocishim.translate import cdi, fields, resource_checks, seccomp, security, userns
 from ocishim.translate.sandbox import sysctls
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ def _namespaces(path: str, options: v1.NamespaceOption, *, pod: bool) -> None:
         raise fields.refuse(f"{path}.ipc", options.ipc.name, "is not POD or NODE")
     if options.pid == v1.NamespaceMode.TARGET and (pod or not options.target_id):
         raise fields.refuse(f"{path}.pid", "TARGET", "is for containers, and needs target_id")
-    if options.userns_options.mode not in (v1.NamespaceMode.POD, v1.NamespaceMode.NODE):
-        raise fields.refuse(f"{path}.userns_options.mode", int(options.userns_options.mode), "is unknown")
-    if options.userns_options.uids or options.userns_options.gids:
-        raise InvalidArgument(f"{path}.userns_options: user namespaces of a pod's own are not supported yet")
+    if pod:
+        userns.check_pod(path, options)
 
 
 def _user(path: str, context: v1.LinuxSandboxSecurityContext | v1.LinuxContainerSecurityContext) -> None:
@@ -152,7 +150,7 @@ def validate_container(config: v1.ContainerConfig, sandbox: v1.PodSandboxConfig)
     fields.known("config.stop_signal", config.stop_signal, v1.Signal.__members__)
     fields.notes("config.labels", config.labels)
     fields.notes("config.annotations", config.annotations)
-    _mounts(config.mounts)
+    _mounts(config.mounts, sandbox.linux.security_context.namespace_options)
     for index, device in enumerate(config.devices):
         _device(f"config.devices[{index}]", device)
     cdi.requested(config)
@@ -183,7 +181,7 @@ def _variable(path: str, variable: v1.KeyValue) -> None:
     fields.argument(path, f"{variable.key}={value}")
 
 
-def _mounts(mounts: Sequence[v1.Mount]) -> None:
+def _mounts(mounts: Sequence[v1.Mount], pod: v1.NamespaceOption) -> None:
     for index, mount in enumerate(mounts):
         path = f"config.mounts[{index}]"
         fields.absolute(f"{path}.container_path", mount.container_path)
@@ -205,8 +203,7 @@ def _mounts(mounts: Sequence[v1.Mount]) -> None:
                 raise fields.refuse(
                     f"{path}.mount_options[{position}]", option, f"is none of {', '.join(_MOUNT_OPTIONS)}"
                 )
-        if mount.uid_mappings or mount.gid_mappings:
-            raise InvalidArgument(f"{path}.uidMappings: id-mapped mounts are not supported yet")
+        userns.check_mount(path, mount, pod)
 
 
 def _image_volume(path: str, mount: v1.Mount) -> None:
@@ -238,7 +235,9 @@ def _container_security(config: v1.ContainerConfig, sandbox: v1.PodSandboxConfig
     path = "config.linux.security_context"
     context = config.linux.security_context
     _namespaces(f"{path}.namespace_options", context.namespace_options, pod=False)
-    _agrees(f"{path}.namespace_options", context.namespace_options, sandbox.linux.security_context.namespace_options)
+    pod = sandbox.linux.security_context.namespace_options
+    userns.check_container(f"{path}.namespace_options", context.namespace_options, pod)
+    _agrees(f"{path}.namespace_options", context.namespace_options, pod)
     fields.text(f"{path}.run_as_username", context.run_as_username)
     _user(path, context)
     _profiles(path, context)

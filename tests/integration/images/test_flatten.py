@@ -24,7 +24,8 @@ from ocishim.images import overlay, whiteouts
 from ocishim.images.flatten import flatten
 from ocishim.images.layout import load
 from ocishim.images.store import ImageStore
-from ocishim.linux import mount
+from ocishim.linux import mount, userns
+from ocishim.translate.userns import IdMappings, IdRange
 
 from .making import content, directory, image, link, member, tar, tree, write_layout
 
@@ -447,6 +448,20 @@ def test_every_way_of_copying_gives_the_same(
 ) -> None:
     monkeypatch.setattr(flattening, "_clone", way)  # the first that is tried
     assert_same(kinds, flattened(place, [kinds]))
+
+
+def test_owners_and_capabilities_are_shifted_as_the_kernel_shifts_them(place: Path, kinds: str) -> None:
+    some = IdMappings((IdRange(0, 300_000, 9), IdRange(9, 500_000, 99_999)), (IdRange(0, 400_000, 99_999),))
+    for name, owner in (("fifo", 8), ("link", 9), ("d", 99_998), ("loop", 200_000)):
+        os.chown(f"{kinds}/{name}", owner, owner + 1, follow_symlinks=False)
+    target, shown = tempfile.mkdtemp(dir=place), tempfile.mkdtemp(dir=place)
+    flatten([kinds], target, some)
+    userns.inside(some, 0, lambda pid: mount.bind_idmapped(kinds, shown, f"/proc/{pid}/ns/user"))
+    try:
+        assert seen(target) == seen(shown)
+        assert seen(target) != seen(kinds)
+    finally:
+        mount.unmount(shown)
 
 
 def assert_same(source: str, target: str) -> None:

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ocishim.images import overlay
+from ocishim.images import overlay, rootfs
 from ocishim.images.layout import load
 from ocishim.images.store import ImageStore
-from ocishim.linux import mount
+from ocishim.linux import mount, namespace, userns
+from ocishim.translate.userns import IdMappings, IdRange
 
 from .making import Member, directory, image, member, tar, tree, write_layout
 
@@ -165,3 +167,65 @@ async def test_an_image_without_layers_is_an_empty_root(
 ) -> None:
     [record] = await load(store, str(write_layout(place / "layout", image())), "x")
     assert tree(mounted(store.layer_paths(record.diff_ids))) == {}
+
+
+@pytest.mark.parametrize("by_parts", [True, False], ids=["lowerdir+", "one page of options"])
+@pytest.mark.parametrize("writable", [True, False])
+def test_owners_of_layers_are_those_of_a_user_namespace(
+    place: Path, monkeypatch: pytest.MonkeyPatch, *, writable: bool, by_parts: bool
+) -> None:
+    if not by_parts:
+        monkeypatch.setattr(overlay, "_mount_by_parts", lambda *_: None)
+    for name in ("layers/1/fs", "layers/2/fs", "upper", "work", "empty", "target"):
+        (place / name).mkdir(parents=True)
+    for number, name in ((1, "a"), (1, "both"), (2, "both"), (2, "b")):
+        (place / f"layers/{number}/fs/{name}").write_text(str(number))
+        os.chown(place / f"layers/{number}/fs/{name}", number, number)
+    ids = (IdRange(0, 300_000, 1000),)
+    target = place / "target"
+    more = {"upper": str(place / "upper"), "work": str(place / "work")} if writable else {"below": str(place / "empty")}
+    paths = [str(place / f"layers/{number}/fs") for number in ((1, 2) if writable else (2,))]
+    userns.inside(
+        IdMappings(ids, ids),
+        0,
+        lambda pid: overlay.mount_overlay(paths, target=str(target), userns=f"/proc/{pid}/ns/user", **more),
+    )
+    try:
+        owners = {path.name: path.stat().st_uid for path in target.iterdir()}
+        assert owners == ({"a": 300_001} if writable else {}) | {"both": 300_002, "b": 300_002}
+        if writable:
+            with (target / "a").open("a") as file:
+                file.write("more")
+            assert (place / "upper/a").stat().st_uid == 300_001
+            assert (place / "layers/1/fs/a").read_text() == "1"
+    finally:
+        mount.unmount(str(target))
+    assert not list(mount.mountpoints_below(str(place)))
+
+
+@pytest.mark.parametrize("why", ["", "id-mapped layers: Invalid argument"], ids=["mapped", "copied"])
+async def test_a_user_namespace_sees_the_same_whether_layers_are_mapped_or_copied(place: Path, why: str) -> None:
+    for name in ("layers/1/fs", "layers/2/fs", "upper", "work", "target"):
+        (place / name).mkdir(parents=True)
+    (place / "layers/1/fs/tool").write_text("1")
+    os.chown(place / "layers/1/fs/tool", 7, 8)
+    os.chmod(place / "layers/1/fs/tool", 0o4755)  # noqa: S103 - it is to be kept
+    stack = rootfs.LayerStack(tuple(str(place / f"layers/{number}/fs") for number in (1, 2)), frozenset())
+    ids = IdMappings((IdRange(0, 300_000, 100),), (IdRange(0, 400_000, 100),))
+    pins = namespace.Pins(str(place / "ns"), ("user",), "", mappings=ids)
+    await namespace.pin(pins)
+    target = str(place / "target")
+    try:
+        await rootfs.RootFilesystems("overlay", shifts_by_copy=why).mount(
+            stack,
+            upper=str(place / "upper"),
+            work=str(place / "work"),
+            target=target,
+            shift=rootfs.Shift(ids, pins.path("user")),
+        )
+        found = (place / "target/tool").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (300_007, 400_008, 0o4755)
+        assert ((place / "upper/tool").exists()) == bool(why)
+    finally:
+        mount.unmount(target)
+        namespace.unpin(pins.directory)

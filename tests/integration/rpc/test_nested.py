@@ -101,6 +101,23 @@ def test_pods_run_and_layers_hide_as_ever(nested: Node, kind: str, tmp_path: Pat
         pods.remove_all()
 
 
+@pytest.mark.usefixtures("kind")
+def test_a_user_namespace_gets_a_copy_of_its_own(nested: Node) -> None:
+    pods = Pods(nested)
+    ids = [pb.IDMapping(host_id=300_000, container_id=0, length=65536)]
+    options = pb.NamespaceOption(pid=pb.CONTAINER, userns_options=pb.UserNamespace(mode=pb.POD, uids=ids, gids=ids))
+    linux = pb.LinuxPodSandboxConfig(security_context=pb.LinuxSandboxSecurityContext(namespace_options=options))
+    try:
+        volume = pb.Mount(container_path="/vol", readonly=True, image=pb.ImageSpec(image="busybox"))
+        container_id = pods.sleeper(pods.run(pods.config(linux=linux)), mounts=[volume])
+        owners = pods.exec(container_id, "stat", "-c", "%u:%g", "/bin/busybox", "/", "/vol/etc/passwd").stdout.split()
+        assert owners == [b"0:0"] * 3
+        assert pods.exec(container_id, "sh", "-c", "echo x > /etc/passwd").exit_code == 0
+        assert (nested.root / "containers" / container_id / "upper/etc/passwd").stat().st_uid == 300_000
+    finally:
+        pods.remove_all()
+
+
 def _assert_mounted_by(node: Node, kind: str) -> None:
     with open("/proc/self/mountinfo", encoding="utf-8") as table:
         roots = [line for line in table if f"{node.state}/containers" in line and "/rootfs " in line]
