@@ -59,7 +59,7 @@ def pod_cgroup(asked: str, driver: CgroupDriverName, default: str, pod_id: str) 
     """
     if not asked:
         if driver == "cgroupfs":
-            return f"{normal_path(default)}/{pod_id}"
+            return normal_path(f"{default}/{pod_id}")
         return expand_slice(f"{posixpath.basename(default).removesuffix(_SLICE)}-{pod_id}{_SLICE}")
     path = "config.linux.cgroup_parent"
     fields.text(path, asked)

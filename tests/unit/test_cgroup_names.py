@@ -58,6 +58,7 @@ def test_what_names_no_slice_is_refused(name: str) -> None:
 
 def test_a_pod_is_where_its_request_says_or_below_the_default() -> None:
     assert cgroups.pod_cgroup("", "cgroupfs", "/ocishim", POD) == f"/ocishim/{POD}"
+    assert cgroups.pod_cgroup("", "cgroupfs", "/", POD) == f"/{POD}"
     assert cgroups.pod_cgroup("/a//b/", "cgroupfs", "/ocishim", POD) == "/a/b"
     assert cgroups.pod_cgroup("", "systemd", "ocishim.slice", POD) == f"/ocishim.slice/ocishim-{POD}.slice"
     assert cgroups.pod_cgroup("a-b.slice", "systemd", "ocishim.slice", POD) == "/a.slice/a-b.slice"
@@ -150,6 +151,10 @@ def test_a_runtime_may_have_another_driver_and_monitor_cgroup(tmp_path: Path) ->
         ('[containers]\nmonitor_cgroup = "mon.slice"', "monitor_cgroup"),
         ('[containers]\ncgroup_driver = "systemd"\nmonitor_cgroup = "/mon"', "monitor_cgroup"),
         ('[runtimes.crun]\npath = "/x"\ncgroup_driver = "systemd"\nmonitor_cgroup = "/mon"', "crun"),
+        ('[containers]\nmonitor_cgroup = "/a/../../b"', r"\.\."),
+        ('[containers]\nmonitor_cgroup = "//"', "root"),
+        ('[containers]\nmonitor_cgroup = "/."', "root"),
+        ('[containers]\ncgroup_parent = "/.."', r"\.\."),
     ],
 )
 def test_notations_that_do_not_fit_the_driver_are_told(tmp_path: Path, text: str, words: str) -> None:
