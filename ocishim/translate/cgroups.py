@@ -107,6 +107,15 @@ def runtime_path(driver: CgroupDriverName, pod: str, container_id: str) -> str:
     return f"{posixpath.basename(pod)}:{PREFIX}:{container_id}"
 
 
+def runtime_annotations(path: str) -> dict[str, str]:
+    """What a runtime must be told beside `path`, which `runtime_path` made.
+
+    In systemd's scope crun would make another cgroup on v2, and limit that: then the scope's limits, which can be
+    changed in place, would not be all.
+    """
+    return {} if path.startswith("/") else {"run.oci.systemd.subgroup": ""}
+
+
 def monitor_cgroup(driver: CgroupDriverName, pod: str, chosen: str, sandbox_id: str, container_id: str) -> str:
     """The path of the cgroup that a container's monitor is accounted to.
 

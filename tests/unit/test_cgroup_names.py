@@ -106,6 +106,12 @@ def test_a_container_and_what_its_runtime_is_told_are_the_same_place() -> None:
     assert cgroups.runtime_path("systemd", pod, CONTAINER) == f"a-b.slice:ocishim:{CONTAINER}"
 
 
+def test_crun_makes_no_cgroup_of_its_own_in_a_scope() -> None:
+    systemd = cgroups.runtime_path("systemd", "/a.slice", CONTAINER)
+    assert cgroups.runtime_annotations(systemd) == {"run.oci.systemd.subgroup": ""}
+    assert cgroups.runtime_annotations(cgroups.runtime_path("cgroupfs", "/p", CONTAINER)) == {}
+
+
 def test_monitors_are_in_a_leaf_of_the_pod_or_where_all_are() -> None:
     monitor = cgroups.monitor_cgroup
     assert monitor("cgroupfs", "/p", "pod", POD, CONTAINER) == f"/p/ocishim-monitor-{POD}"
