@@ -42,7 +42,7 @@ def test_the_cgroup_driver_is_told(node: Node) -> None:
     assert node.runtime.RuntimeConfig(pb.RuntimeConfigRequest()).linux.cgroup_driver == pb.CGROUPFS
 
 
-@pytest.mark.parametrize("rpc", ["Exec", "Attach", "PortForward", "ContainerStats", "CheckpointContainer"])
+@pytest.mark.parametrize("rpc", ["Exec", "Attach", "PortForward", "CheckpointContainer"])
 def test_what_is_not_built_yet_says_so_by_name(node: Node, rpc: str) -> None:
     code, words = refusal(getattr(node.runtime, rpc), getattr(pb, f"{rpc}Request")())
     assert code == grpc.StatusCode.UNIMPLEMENTED
