@@ -105,11 +105,11 @@ def _settings(chosen: argparse.Namespace) -> config.Settings:
 
 def _serve(chosen: argparse.Namespace) -> int:
     settings = _settings(chosen)
-    from ocishim import daemon  # noqa: PLC0415 - other commands need not load the server
+    from ocishim import daemon, logs  # noqa: PLC0415 - other commands need not load the server
 
     if os.geteuid() != 0:
         raise OcishimError("serve must be run as root: it makes namespaces, mounts and cgroups")
-    daemon.configure_logging(settings.log.level)
+    logs.configure(settings.log)
     asyncio.run(daemon.serve(settings))
     return 0
 

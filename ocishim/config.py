@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ocishim.errors import InvalidArgument
 
@@ -19,6 +19,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
+SysctlName = Annotated[
+    str, Field(pattern=r"^(net[./]|kernel[./](shm|msg)|kernel[./]sem$|fs[./]mqueue[./])[A-Za-z0-9_./-]*$")
+]
+"""What a namespace of a pod keeps to itself; all else would change the host."""
+RLIMITS = (
+    *("as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue"),
+    *("nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack"),
+)
+"""Without RLIMIT_, in lower case (setrlimit(2))."""
+RlimitName = Annotated[str, Field(pattern=f"^({'|'.join(RLIMITS)})$")]
+Limit = Annotated[int, Field(ge=0, le=2**63 - 1)] | Literal["unlimited"]
 
 
 class Section(BaseModel):
@@ -32,6 +43,50 @@ class RuntimeSettings(Section):
 
     path: AbsolutePath
     """The program: anything that takes runc's command line."""
+    root: OptionalPath = ""
+    """Where it keeps its state; empty: below the server's own `state`."""
+    type: Literal["oci", "vm"] = "oci"
+    """vm: it runs a pod's containers in one sandbox of its own (gVisor's runsc, Kata's command line), which the
+    pod's first container makes."""
+    cgroup_driver: Literal["", "cgroupfs", "systemd"] = ""
+    """Empty: the server's own."""
+    monitor_cgroup: Annotated[str, Field(pattern=r"^[^\x00\n]*$")] = ""
+    """The cgroup, or systemd slice, that conmon is put into; empty: the pod's."""
+    allowed_annotations: list[Annotated[str, Field(pattern=r"^[^\s*]*\*?$", min_length=1)]] = []
+    """Which annotations of pods and containers reach the runtime: names, or prefixes that end in `*`."""
+    privileged_without_host_devices: bool = False
+    """Privileged containers get the devices they ask for and none else."""
+    hooks_dirs: list[AbsolutePath] = []
+    """Directories of OCI hooks in the form of oci-hooks(5); a later directory's file wins by its name."""
+
+
+class RlimitSettings(Section):
+    """A resource limit of processes (setrlimit(2)); `hard` is lowered to the server's own where it may not raise it."""
+
+    soft: Limit
+    hard: Limit
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RlimitSettings:
+        soft, hard = self.soft, self.hard
+        if isinstance(hard, int) and (not isinstance(soft, int) or soft > hard):
+            raise ValueError(f"soft, {soft}, is above hard, {hard}")
+        return self
+
+
+class MountSettings(Section):
+    """A host path that every container gets, unless its request or image volume lies there."""
+
+    source: AbsolutePath
+    destination: Annotated[str, Field(pattern=r"^/[^\x00]*[^/\x00]$")]
+    options: list[Annotated[str, Field(pattern=r"^[a-z0-9_=]+$")]] = ["rbind", "rprivate", "ro"]
+
+
+class CdiSettings(Section):
+    """Device vendors' own descriptions (Container Device Interface)."""
+
+    spec_dirs: list[AbsolutePath] = ["/etc/cdi", "/var/run/cdi"]
+    """A device in a later directory replaces one of that name in an earlier."""
 
 
 class CniSettings(Section):
@@ -41,6 +96,8 @@ class CniSettings(Section):
     bin_dirs: list[AbsolutePath] = ["/opt/cni/bin", "/usr/lib/cni"]
     timeout: Seconds = 90.0
     """Seconds one plugin may take; past them it is killed with its group."""
+    conf_template: OptionalPath = ""
+    """Made into a configuration in conf_dir when kubelet tells the node's pod CIDR; empty: the CIDR is not used."""
 
 
 class ImageSettings(Section):
@@ -79,14 +136,29 @@ class ContainerSettings(Section):
     runtime_timeout: Seconds = 120.0
     """Seconds one call of the OCI runtime or of conmon may take."""
     conmon: AbsolutePath = "/usr/bin/conmon"
-    seccomp_profile: AbsolutePath = "/usr/share/containers/seccomp.json"
-    """What RuntimeDefault means; Debian ships it in golang-github-containers-common."""
+    seccomp_profile: OptionalPath = ""
+    """What RuntimeDefault means; empty: the profile that comes with the server."""
+    seccomp_localhost_root: AbsolutePath = "/var/lib/kubelet/seccomp"
+    """Where Localhost profiles are looked for that are no absolute path."""
+    apparmor_profile: Annotated[str, Field(pattern=r"^[^\s/]*$")] = ""
+    """What RuntimeDefault means to AppArmor: a profile that is loaded; empty: none."""
     pause: AbsolutePath = "/usr/bin/catatonit"
     """Started as `pause -P` in pods that share one PID namespace."""
     cgroup_parent: AbsolutePath = "/ocishim"
     """The parent of pods whose request names none."""
     exec_sync_output: Annotated[int, Field(ge=4096, le=15 << 20)] = 15 << 20
     """Bytes of stdout and stderr together that one ExecSync returns; kubelet takes 16 MiB at most."""
+    env: list[Annotated[str, Field(pattern=r"^[^=\x00]+=[^\x00]*$")]] = []
+    """NAME=VALUE for every container; the image's and the request's win."""
+    mounts: list[MountSettings] = []
+    capabilities: list[Annotated[str, Field(pattern=r"^(CAP_)?[A-Z_]+$")]] | None = None
+    """What a container has that asks for nothing; absent: the ecosystem's fourteen."""
+    rlimits: dict[RlimitName, RlimitSettings] = {}
+    """By name (nofile, nproc, core, ...); what is not here is as the server's own."""
+    sysctls: dict[SysctlName, Annotated[str, Field(pattern=r"^[^\n\r\x00+]*$")]] = {}
+    """For every pod that has the namespace they belong to; the request's win."""
+    timezone: Annotated[str, Field(pattern=r"^(local|[A-Za-z0-9+_-]+(/[A-Za-z0-9+_-]+)*)?$")] = ""
+    """/etc/localtime of every container: `local`, or a name such as Europe/Berlin; empty: the image's."""
 
 
 class StatsSettings(Section):
@@ -107,6 +179,17 @@ class LogSettings(Section):
     """The server's own log."""
 
     level: Annotated[str, Field(pattern="^(debug|info|warning|error)$")] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, JSON elsewhere."""
+
+
+class TracingSettings(Section):
+    """Spans for OpenTelemetry (`pip install ocishim[otel]`)."""
+
+    endpoint: Annotated[str, Field(pattern=r"^(https?://\S+)?$")] = ""
+    """OTLP over HTTP, such as http://127.0.0.1:4318/v1/traces; empty: no tracing."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The share of traces that are kept, where the client's own trace context does not say."""
 
 
 class Settings(Section):
@@ -123,12 +206,14 @@ class Settings(Section):
     """A name of `runtimes`; empty: crun, else runc, the first that this host can run."""
     runtimes: dict[Name, RuntimeSettings] = {}
     cni: CniSettings = CniSettings()
+    cdi: CdiSettings = CdiSettings()
     images: ImageSettings = ImageSettings()
     streaming: StreamingSettings = StreamingSettings()
     containers: ContainerSettings = ContainerSettings()
     stats: StatsSettings = StatsSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingSettings = TracingSettings()
 
 
 def load(file: Path | None, overrides: dict[str, str] | None = None) -> Settings:

@@ -7,20 +7,21 @@ import fcntl
 import logging
 import os
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from ocishim import __version__
+from ocishim import __version__, dump
 from ocishim.cri.image_service import ImageService
 from ocishim.cri.own_service import OwnImageService
 from ocishim.cri.runtime_service import RuntimeService
 from ocishim.cri.server import CriServer, image_handlers, listen, runtime_handlers
+from ocishim.cri.traced import traced
 from ocishim.errors import FailedPrecondition
 from ocishim.images import rootfs
 from ocishim.images.limits import Limits
 from ocishim.images.store import ImageStore
+from ocishim.lifecycle.events import Journal
 from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
@@ -35,6 +36,7 @@ from ocishim.runtime import choice, exits
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
+from ocishim.translate.security import check_names
 
 if TYPE_CHECKING:
     import socket
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.runtime.exits import Exit
+    from ocishim.tracing import Tracer
 
 log = logging.getLogger("ocishim")
 
@@ -70,6 +73,7 @@ async def serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         for directory in (settings.root, settings.state):
             stack.callback(os.close, _lock(directory))
+        tracer = await _tracer(settings, stack)
         meter = await _meter(settings, stack)
         node = await _node(settings, layout, meter)
         if node.rootfs.kind != "overlay":
@@ -77,10 +81,12 @@ async def serve(settings: Settings) -> None:
         registries = Registries(node)
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
+        await stack.enter_async_context(node.cni.followed())
         await recover(node)
         node.written.refresh()
         _watch(node)
-        servers = await _servers(settings, node, registries, stack)
+        loop.add_signal_handler(signal.SIGUSR1, dump.write, node)
+        servers = await _servers(settings, node, registries, stack, tracer)
         log.info(
             "ocishim %s is ready on %s (runtime %s, root %s, state %s)",
             __version__,
@@ -97,7 +103,8 @@ async def serve(settings: Settings) -> None:
 
 
 async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
-    runtimes = choice.find(settings, f"{settings.state}/runtimes")
+    check_names("containers.capabilities", settings.containers.capabilities or ())
+    runtimes = await choice.with_abilities(choice.find(settings, f"{settings.state}/runtimes"))
     for runtime in runtimes.by_name.values():
         os.makedirs(runtime.root, mode=0o700, exist_ok=True)
     chosen = settings.images
@@ -121,8 +128,9 @@ async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),
         sandboxes=sandboxes,
         containers=containers,
-        meter=meter,
         written=DiskUsage(layout.containers, jobs, settings.stats.interval),
+        meter=meter,
+        journal=Journal(sandboxes, containers),
     )
 
 
@@ -161,7 +169,9 @@ def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:
     return exits.watched(node.layout.exits, report, overflowed)
 
 
-async def _servers(settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack) -> list[CriServer]:
+async def _servers(
+    settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack, tracer: Tracer | None
+) -> list[CriServer]:
     """One server, or two where the image service has a socket of its own."""
     runtime = runtime_handlers(RuntimeService(node), node)
     images = image_handlers(ImageService(node, registries), OwnImageService(node, registries), node)
@@ -173,7 +183,7 @@ async def _servers(settings: Settings, node: Node, registries: Registries, stack
         path = address.removeprefix(_UNIX)
         bound: socket.socket = listen(path)
         stack.callback(files.unlink, path)
-        server = CriServer(handlers)
+        server = CriServer(traced(handlers, tracer))
         await server.start(path=None, sock=bound)
         servers.append(server)
     return servers
@@ -190,14 +200,16 @@ def _lock(directory: str) -> int:
     return fd
 
 
-def configure_logging(level: str) -> None:
-    """One line an event on stderr."""
-    logging.basicConfig(
-        level=logging.WARNING,
-        stream=sys.stderr,
-        format="%(asctime)s.%(msecs)03d %(levelname).1s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
-    logging.getLogger("ocishim").setLevel(level.upper())
-    # Its errors reach the client and our own log with more sense.
-    logging.getLogger("grpclib").setLevel(logging.CRITICAL)
+async def _tracer(settings: Settings, stack: AsyncExitStack) -> Tracer | None:
+    """None where nothing is configured. Raises FailedPrecondition where the libraries are missing."""
+    if not settings.tracing.endpoint:
+        return None
+    try:
+        from ocishim.tracing import otel  # noqa: PLC0415 - for those that trace only
+    except ImportError as error:
+        raise FailedPrecondition(
+            f"tracing.endpoint is configured, and tracing needs OpenTelemetry: pip install 'ocishim[otel]' ({error})"
+        ) from error
+    made = otel.OtelTracer(settings.tracing)
+    stack.push_async_callback(made.close)
+    return made

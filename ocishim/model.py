@@ -60,6 +60,13 @@ class SandboxMetadata(Record):
     """Which are pinned for the pod: of net, ipc, uts."""
     shared_pid: bool
     config: bytes
+    in_vm: bool = False
+    """Whether the runtime makes a sandbox of its own for the pod, with the pod's first container."""
+
+    @property
+    def has_pause(self) -> bool:
+        """Whether a container of the server's own stands for the pod."""
+        return self.shared_pid or self.in_vm
 
 
 class SandboxStatus(Record):
@@ -110,6 +117,8 @@ class ContainerMetadata(Record):
     stdin: bool
     stdin_once: bool
     config: bytes
+    restored: bool = False
+    """Whether its processes come from a checkpoint."""
     volumes: tuple[ImageVolume, ...] = ()
     """Its image volumes, in the order of the request's mounts."""
 

@@ -64,7 +64,7 @@ def intercepted(service: Service, describe: Callable[[object], str], observe: Ob
     """The service's handlers by path, each wrapped; `describe` names the pod or container of a request."""
     return {
         path: Handler(
-            _wrap(path.rsplit("/", 1)[1], handler, service, describe, observe),
+            _served(path.rsplit("/", 1)[1], handler, service, describe, observe),
             handler.cardinality,
             handler.request_type,
             handler.reply_type,
@@ -78,10 +78,16 @@ def method_name(rpc: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", rpc).lower()
 
 
-def _wrap(
+def _served(
     rpc: str, handler: Handler, service: Service, describe: Callable[[object], str], observe: Observer
 ) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
-    method = getattr(service, method_name(rpc))
+    return wrapped(rpc, handler, getattr(service, method_name(rpc)), describe, observe)
+
+
+def wrapped(
+    rpc: str, handler: Handler, method: Callable[[Any], Any], describe: Callable[[object], str], observe: Observer
+) -> Callable[[Stream[Any, Any]], Awaitable[None]]:
+    """The method as grpclib calls it; of `handler` only its types and cardinality are used."""
 
     async def served(stream: Stream[Any, Any]) -> None:
         began = time.monotonic()
@@ -92,6 +98,8 @@ def _wrap(
             about = describe(request)
             if handler.cardinality is Cardinality.UNARY_STREAM:
                 async with aclosing(method(request)) as responses:
+                    # So that a client knows when it listens, long before there is anything to tell.
+                    await stream.send_initial_metadata()
                     async for response in responses:
                         await stream.send_message(response)
             else:
@@ -121,7 +129,9 @@ def _access(rpc: str, about: str, seconds: float, status: Status, message: str) 
     level = logging.DEBUG if status is Status.OK and rpc in _FREQUENT else logging.INFO
     if log.isEnabledFor(level):
         line = f": {one_line(message)}" if message else ""
-        log.log(level, "%s %s %.1f ms %s%s", rpc, one_line(about), seconds * 1000, status.name, line)
+        fields = {"rpc": rpc, "about": one_line(about), "ms": round(seconds * 1000, 3), "code": status.name}
+        text = "%s %s %.1f ms %s%s"
+        log.log(level, text, rpc, one_line(about), seconds * 1000, status.name, line, extra={"fields": fields})
 
 
 def one_line(text: str) -> str:

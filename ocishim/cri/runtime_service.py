@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.checkpoint_rpcs import CheckpointRpcs
+from ocishim.cri.config_rpcs import ConfigRpcs
+from ocishim.cri.event_rpcs import EventRpcs
+from ocishim.cri.list_rpcs import ListRpcs
 from ocishim.cri.metrics_encoding import MetricsEncoder
 from ocishim.cri.metrics_rpcs import MetricsRpcs
 from ocishim.cri.stats_encoding import Encoder
 from ocishim.cri.stats_rpcs import StatsRpcs
-from ocishim.cri.verbose import container_info, sandbox_info
+from ocishim.cri.verbose import container_info, network_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
 from ocishim.lifecycle.container_remove import remove_container
@@ -39,7 +43,7 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(StatsRpcs, MetricsRpcs):
+class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
     def __init__(self, node: Node) -> None:
@@ -92,6 +96,7 @@ class RuntimeService(StatsRpcs, MetricsRpcs):
                 "setAside": json.dumps(
                     [*node.sandbox_records.set_aside, *node.container_records.set_aside, *node.images.set_aside]
                 ),
+                **network_info(node.cni),
                 "operations": json.dumps(node.jobs.under_way()),
             }
         return response
@@ -131,6 +136,10 @@ class RuntimeService(StatsRpcs, MetricsRpcs):
         sandbox = self._node.sandbox(_required("pod_sandbox_id", request.pod_sandbox_id))
         response = v1.PodSandboxStatusResponse(
             status=statuses.sandbox_status(sandbox.metadata, sandbox.status, sandbox.config),
+            containers_statuses=[
+                statuses.container_status(each.metadata, each.status, each.config)
+                for each in self._node.containers_of(sandbox.id)
+            ],
             timestamp=time.time_ns(),
         )
         if request.verbose:

@@ -13,6 +13,7 @@ from grpclib.server import Server
 
 from ocishim.api.ocishim import v1 as own
 from ocishim.api.runtime import v1
+from ocishim.cri import v1alpha1_handlers as first
 from ocishim.cri.interceptor import intercepted
 from ocishim.cri.wire import WireCodec
 from ocishim.errors import FailedPrecondition
@@ -90,19 +91,20 @@ class _Served:
 
 
 def runtime_handlers(service: RuntimeService, node: Node) -> dict[str, Handler]:
-    """RuntimeService under its v1 and v1alpha2 paths; on the wire v1alpha2 is a subset of v1."""
-    handlers = intercepted(service, describer(node), node.meter.rpc)
-    return handlers | _also("RuntimeService", V1ALPHA2_RUNTIME, handlers)
+    """RuntimeService under its v1, v1alpha2 and v1alpha1 paths; on the wire v1alpha2 is a subset of v1."""
+    describe = describer(node)
+    handlers = intercepted(service, describe, node.meter.rpc)
+    oldest = first.v1alpha1_handlers("RuntimeService", first.RUNTIME, service, node, describe)
+    return handlers | _also("RuntimeService", V1ALPHA2_RUNTIME, handlers) | oldest
 
 
 def image_handlers(service: ImageService, own_service: OwnImageService, node: Node) -> dict[str, Handler]:
-    """ImageService under its v1 and v1alpha2 paths, and ocishim's own."""
-    handlers = intercepted(service, describer(node), node.meter.rpc)
-    return (
-        handlers
-        | _also("ImageService", V1ALPHA2_IMAGE, handlers)
-        | intercepted(own_service, describer(node), node.meter.rpc)
-    )
+    """ImageService under its v1, v1alpha2 and v1alpha1 paths, and ocishim's own."""
+    describe = describer(node)
+    handlers = intercepted(service, describe, node.meter.rpc)
+    oldest = first.v1alpha1_handlers("ImageService", first.IMAGE, service, node, describe)
+    own_handlers = intercepted(own_service, describe, node.meter.rpc)
+    return handlers | _also("ImageService", V1ALPHA2_IMAGE, handlers) | oldest | own_handlers
 
 
 def _also(service: str, rpcs: tuple[str, ...], handlers: Mapping[str, Handler]) -> dict[str, Handler]:

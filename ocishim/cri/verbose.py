@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.network.cni import Cni
 
 
 def sandbox_info(node: Node, sandbox: Sandbox) -> dict[str, str]:
@@ -39,6 +40,16 @@ async def container_info(node: Node, container: Container) -> dict[str, str]:
         "config": container.config.to_dict(),
     }
     return {"info": json.dumps(info)}
+
+
+def network_info(cni: Cni) -> dict[str, str]:
+    """The network in use, under containerd's names of such, which people's scripts read."""
+    readiness = cni.readiness()
+    conflist = cni.conflist.model_dump_json(by_alias=True) if cni.conflist is not None else "null"
+    return {
+        "cniconfig": f'{{"file":{json.dumps(cni.file)},"network":{conflist}}}',
+        "lastCNILoadStatus": "OK" if readiness.ready else readiness.message,
+    }
 
 
 def _spec(path: str) -> object:

@@ -41,6 +41,8 @@ class WireCodec(CodecBase):
         """A message from bytes. Raises InvalidArgument for bytes that are none."""
         try:
             return message_type().parse(data)
+        except InvalidArgument:  # of one in an older dialect, which is judged while it is read
+            raise
         except Exception as error:  # the Rust codec raises RuntimeError, the pure one whatever it meets
             raise InvalidArgument(f"the request is no {message_type.__name__}: {error}") from error
 

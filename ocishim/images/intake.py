@@ -7,9 +7,11 @@ import hashlib
 import secrets
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from ocishim import tracing
 from ocishim.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from ocishim.images import hosts, layer
 from ocishim.spec import image as spec
+from ocishim.spec.checkpoint import ANNOTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -73,7 +75,8 @@ async def take_in(
     Raises InvalidArgument where configuration, manifest and layers contradict each other. Layers that are whole
     stay some minutes for the retry where it failed only to reach the registry.
     """
-    raw = await blobs.blob(manifest.config)
+    with tracing.span("image configuration", digest=manifest.config.digest):
+        raw = await blobs.blob(manifest.config)
     diff_ids = spec.parse(spec.ImageConfig, raw, f"image configuration {manifest.config.digest}").rootfs.diff_ids
     if len(diff_ids) != len(manifest.layers):
         raise InvalidArgument(
@@ -90,12 +93,16 @@ async def take_in(
         await _all(
             [_layer(store, blobs, diff_id, blob, slots=slots, progress=progress) for diff_id, blob in wanted.items()]
         )
-        return await store.commit(manifest.config.digest, raw, tag, digest)
+        return await store.commit(manifest.config.digest, raw, tag, digest, checkpoint=_checkpoint(manifest))
     except (Unavailable, DeadlineExceeded):
         keep = True
         raise
     finally:
         await store.release(holder, keep=keep)
+
+
+def _checkpoint(manifest: spec.Manifest) -> str:
+    return next((manifest.annotations[key] for key in ANNOTATIONS if key in manifest.annotations), "")
 
 
 async def _layer(
@@ -113,7 +120,8 @@ async def _layer(
         if store.has_layer(diff_id):
             progress(blob, "present")
             return
-        await layer.unpack(store, blobs, blob, diff_id, taken=lambda size: progress(blob, "fetching", size))
+        with tracing.span("image layer", digest=blob.digest, size=str(blob.size)):
+            await layer.unpack(store, blobs, blob, diff_id, taken=lambda size: progress(blob, "fetching", size))
         progress(blob, "done")
 
 

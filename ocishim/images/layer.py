@@ -11,10 +11,11 @@ import hashlib
 import os
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument, OcishimError, ResourceExhausted
 from ocishim.images.feed import Feed
+from ocishim.images.inflate import Inflation
 from ocishim.images.recipe import Recorder
 from ocishim.images.store import LayerRecord
 from ocishim.linux import files, libc
@@ -44,10 +45,6 @@ _LOOK_AT_DISK: Final = 32 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
-class _Readable(Protocol):
-    def readinto(self, buffer: bytearray, /) -> int | None: ...
-
-
 def compression(media_type: str) -> str:
     """none, gzip or zstd. Raises InvalidArgument for layers of other kinds."""
     found = _COMPRESSION.get(media_type)
@@ -58,47 +55,16 @@ def compression(media_type: str) -> str:
     return found
 
 
-class _Compressed:
-    """The feed as a file, hashed and counted."""
+class _Tar:
+    """The decompressed stream, hashed, counted and recorded. C calls it, so it keeps errors instead of raising them."""
 
-    def __init__(self, feed: Feed, partial: Partial | None) -> None:
-        self._feed = feed
-        self._partial = partial
+    def __init__(self, inflation: Inflation, recorder: Recorder, limits: Limits, filesystem: int) -> None:
+        self._inflation = inflation
         self._rest = memoryview(b"")
         self.digest = hashlib.sha256()
-        self.size = 0
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._rest:
-            chunk = self._feed.get()
-            if self._partial is not None:
-                self._partial.take(chunk, self.size)
-            self.digest.update(chunk)
-            self.size += len(chunk)
-            self._rest = memoryview(chunk)
-        taken = self._rest[:size] if size >= 0 else self._rest
-        self._rest = self._rest[len(taken) :]
-        return bytes(taken)
-
-    def readinto(self, buffer: bytearray, /) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def drain(self) -> None:
-        while self.read(1 << 20):
-            pass
-
-
-class _Tar:
-    """The decompressed stream, hashed and recorded. C calls it, so it keeps errors instead of raising them."""
-
-    def __init__(self, stream: _Readable, recorder: Recorder, limits: Limits, filesystem: int) -> None:
-        self._stream = stream
         self._recorder = recorder
         self._limits = limits
         self._filesystem = filesystem
-        self.digest = hashlib.sha256()
         self.size = 0
         self.error: Exception | None = None
 
@@ -109,15 +75,18 @@ class _Tar:
         if self.error is not None:
             return 0
         try:
-            size = self._stream.readinto(buffer) or 0
-            data = memoryview(buffer)[:size]
+            if not self._rest:
+                self._rest = memoryview(self._inflation.read())
+            data = self._rest[: len(buffer)]
+            self._rest = self._rest[len(data) :]
+            memoryview(buffer).cast("B")[: len(data)] = data
             self._recorder.feed(data)
-            self._count(size)
+            self._count(len(data))
         except Exception as error:  # noqa: BLE001 - raised again by unpack, on the other side of C
             self.error = error
             return 0
         self.digest.update(data)
-        return size
+        return len(data)
 
     def _count(self, size: int) -> None:
         before, self.size = self.size, self.size + size
@@ -132,20 +101,6 @@ class _Tar:
         buffer = bytearray(1 << 18)
         while self.readinto(buffer):
             pass
-
-
-def _decompressed(kind: str, source: _Compressed) -> _Readable:
-    # Their stubs want a whole file; they only ever read.
-    if kind == "gzip":
-        from isal import igzip  # noqa: PLC0415 - loaded by the first image, not at start
-
-        return cast("_Readable", igzip.IGzipFile(fileobj=cast("BinaryIO", source), mode="rb"))  # type: ignore[no-untyped-call] # its stub
-    if kind == "zstd":
-        import zstandard  # noqa: PLC0415 - as above
-
-        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-        return cast("_Readable", decompressor.stream_reader(cast("BinaryIO", source), read_across_frames=True))
-    return source
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +228,12 @@ def _unpack(work: _Work, feed: Feed) -> _Outcome:
     # Opened before the thread's root changes.
     beside = os.open(work.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with open(f"{work.directory}/recipe.zst", "wb") as file:
+        with (
+            open(f"{work.directory}/recipe.zst", "wb") as file,
+            Inflation(work.kind, feed, work.partial) as inflation,
+        ):
             recorder = Recorder(file)
-            compressed = _Compressed(feed, work.partial)
-            tar = _Tar(_decompressed(work.kind, compressed), recorder, work.limits, beside)
+            tar = _Tar(inflation, recorder, work.limits, beside)
             try:
                 extracted = extract_layer(tar, root, recorder, form=work.form, limits=work.limits, beside=beside)
             except OcishimError:
@@ -285,7 +242,6 @@ def _unpack(work: _Work, feed: Feed) -> _Outcome:
                 extracted = None
             if tar.error is None:
                 tar.drain()
-                compressed.drain()
             if tar.error is not None or extracted is None:
                 raise _stream_failure(work.kind, tar.error)
             recorder.finish()
@@ -302,9 +258,9 @@ def _unpack(work: _Work, feed: Feed) -> _Outcome:
             exact=extracted.exact,
             opaque=extracted.opaque,
         ),
-        f"sha256:{compressed.digest.hexdigest()}",
+        f"sha256:{inflation.compressed.digest.hexdigest()}",
         f"sha256:{tar.digest.hexdigest()}",
-        compressed.size,
+        inflation.compressed.size,
     )
 
 

@@ -10,6 +10,7 @@ import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
+from ocishim.effects import effect
 from ocishim.errors import FailedPrecondition, OperationFailed
 from ocishim.linux import libc, mount
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _PAGE: Final = 4096
 
 
+@effect
 def mount_overlay(layers: Sequence[str], *, upper: str | None = None, work: str | None = None, target: str) -> None:
     """Mount the layers (lowest first), with a writable one on top or, of two layers or more, read-only.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _RAW: Final = struct.Struct(">cI")
 _FILE: Final = struct.Struct(">cIQQ")
 _MOST_PENDING: Final = 1 << 20
+_WORTH_COMPRESSING: Final = 64 << 10
+"""Bytes that are handed to the compressor at once: a call for each small header takes longer than its work."""
 _CHUNK: Final = 1 << 20
 _LONGEST_PATH: Final = 1 << 20
 
@@ -34,6 +36,8 @@ class Recorder:
         import zstandard  # noqa: PLC0415 - loaded by the first image, not at start
 
         self._writer: ZstdCompressionWriter = zstandard.ZstdCompressor(level=1).stream_writer(file, closefd=False)
+        self._written = bytearray()
+        """Parts that the compressor has not seen yet."""
         self._pending = bytearray()
         self._position = 0
         """Of the first pending byte in the tar; all before it is recorded."""
@@ -56,8 +60,10 @@ class Recorder:
             return
         self._flush(begin + late - self._position)
         name = os.fsencode(path)
-        self._writer.write(_FILE.pack(b"F", len(name), late, size - late))
-        self._writer.write(name)
+        self._written += _FILE.pack(b"F", len(name), late, size - late)
+        self._written += name
+        if len(self._written) > _WORTH_COMPRESSING:
+            self._compress()
         self._skip_to = begin + size
         here = min(len(self._pending), size - late)
         del self._pending[:here]
@@ -65,14 +71,21 @@ class Recorder:
 
     def _flush(self, size: int) -> None:
         if size:
-            self._writer.write(_RAW.pack(b"R", size))
-            self._writer.write(self._pending[:size])
+            self._written += _RAW.pack(b"R", size)
+            self._written += self._pending[:size]
             del self._pending[:size]
             self._position += size
+            if len(self._written) > _WORTH_COMPRESSING:
+                self._compress()
+
+    def _compress(self) -> None:
+        self._writer.write(self._written)
+        self._written.clear()
 
     def finish(self) -> None:
         """Write what is left."""
         self._flush(len(self._pending))
+        self._compress()
         self._writer.close()  # type: ignore[no-untyped-call] # its stub
 
 

@@ -57,6 +57,8 @@ class ImageRecord(BaseModel):
     """host/name@sha256:…, of the manifests or indexes it was pulled by."""
     size: int
     """Bytes of its layers, unpacked."""
+    checkpoint: str = ""
+    """The name of the container that it is a checkpoint of; empty for any other image."""
     config: ImageConfig
 
     @property
@@ -106,6 +108,8 @@ class ImageStore:
         self._layers: dict[str, LayerRecord] = {}
         self._holders: dict[str, frozenset[str]] = {}
         self._kept_until: dict[str, float] = {}
+        self._doomed: set[str] = set()
+        """Layers to remove where nothing uses them, among them those whose removal has failed once."""
         self._unpacking: dict[str, _Turn] = {}
         self._lock = asyncio.Lock()
 
@@ -181,14 +185,18 @@ class ImageStore:
                 return matches[0]
         return None
 
-    async def commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+    async def commit(
+        self, image_id: str, raw: bytes, tag: str | None, digest: str | None, *, checkpoint: str = ""
+    ) -> ImageRecord:
         """Enter an image whose layers are all in place, by its configuration, or give one more names.
 
         A tag that another image had leaves that one; the image stays, perhaps with no tag.
         """
-        return await to_the_end(self._commit(image_id, raw, tag, digest))
+        return await to_the_end(self._commit(image_id, raw, tag, digest, checkpoint))
 
-    async def _commit(self, image_id: str, raw: bytes, tag: str | None, digest: str | None) -> ImageRecord:
+    async def _commit(
+        self, image_id: str, raw: bytes, tag: str | None, digest: str | None, checkpoint: str
+    ) -> ImageRecord:
         config = parse(ImageConfig, raw, f"image configuration {image_id}")
         async with self._lock:
             present = self._images.get(image_id)
@@ -196,7 +204,8 @@ class ImageStore:
             size = sum(self._layers[diff_id].size for diff_id in diff_ids)
             tags = _with(present.tags if present else (), tag)
             digests = _with(present.digests if present else (), digest)
-            record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, config=config)
+            was = checkpoint or (present.checkpoint if present else "")
+            record = ImageRecord(id=image_id, tags=tags, digests=digests, size=size, checkpoint=was, config=config)
             robbed = self._images.get(self._names.get(tag or "", ""))
             if robbed is not None and robbed.id != image_id:
                 robbed = robbed.model_copy(update={"tags": tuple(each for each in robbed.tags if each != tag)})
@@ -238,12 +247,12 @@ class ImageStore:
     async def _remove(self, name: str) -> None:
         async with self._lock:
             record = self.find(name)
-            if record is None:
-                return
-            self._forget(record)
-            await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
-            await asyncio.to_thread(files.unlink, self.config_path(record.id))
-            await self._drop_unused(record.diff_ids)
+            if record is not None:
+                # Forgotten when it is gone from the disk: until then a retry must find it.
+                await asyncio.to_thread(files.unlink, f"{self.root}/records/{_hex(record.id)}.json")
+                await asyncio.to_thread(files.unlink, self.config_path(record.id))
+                self._forget(record)
+            await self._drop_unused(record.diff_ids if record else ())
 
     @asynccontextmanager
     async def unpacking(self, diff_id: str) -> AsyncIterator[None]:
@@ -310,17 +319,26 @@ class ImageStore:
             await self._drop_unused(list(self._layers))
 
     async def _drop_unused(self, diff_ids: Iterable[str]) -> None:
-        doomed = {*diff_ids, *self._overdue()}
+        self._doomed |= {*diff_ids, *self._overdue()}
+        for diff_id in sorted(self._doomed):
+            # Looked at for each anew: a pull may have come to want it while another was being removed.
+            if diff_id not in self._used() and (layer := self._layers.pop(diff_id, None)) is not None:
+                try:
+                    await asyncio.to_thread(self._remove_layer, _hex(diff_id))
+                except OSError:
+                    if os.path.isdir(self.layer_directory(diff_id)):  # noqa: ASYNC240 - one stat, after a failure
+                        self._layers[diff_id] = layer
+                    raise
+            self._doomed.discard(diff_id)
+
+    def _used(self) -> set[str]:
         used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}
-        used |= {diff_id for held in self._holders.values() for diff_id in held}
-        for diff_id in doomed - used:
-            if self._layers.pop(diff_id, None) is not None:
-                await asyncio.to_thread(self._remove_layer, _hex(diff_id))
+        return used.union(*self._holders.values())
 
     def _remove_layer(self, name: str) -> None:
         # Out of sight first: a crash in the middle of removing must not leave half a layer under its name.
         doomed = self.incoming(f"removed-{name}")
-        os.rename(f"{self.root}/layers/{name}", doomed)
+        files.rename(f"{self.root}/layers/{name}", doomed)
         files.remove_tree(doomed)
 
     def incoming(self, name: str) -> str:
@@ -341,7 +359,7 @@ class ImageStore:
 
     def _add_layer(self, name: str, directory: str, layer: LayerRecord) -> None:
         files.write_atomic(f"{directory}/layer.json", layer.model_dump_json().encode())
-        os.rename(directory, f"{self.root}/layers/{name}")
+        files.rename(directory, f"{self.root}/layers/{name}")
         files.sync_directory(f"{self.root}/layers")
 
     def layer(self, diff_id: str) -> LayerRecord:

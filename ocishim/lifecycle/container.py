@@ -9,6 +9,8 @@ from ocishim.api.runtime import v1
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ocishim.linux.proc import ForeignProcess
     from ocishim.model import ContainerMetadata, ContainerStatus
     from ocishim.runtime.exits import Exit
@@ -41,6 +43,8 @@ class Container:
         self.config = v1.ContainerConfig().parse(metadata.config)
         self.lock = asyncio.Lock()
         """Held while it is started, while its end is recorded, and while it is removed; never over a wait."""
+        self.checkpointing = asyncio.Lock()
+        """Held while its state is written down, which is not to be in the way of its stop, only of its removal."""
         self.process: ForeignProcess | None = None
         """Its init process, from its start until its end is recorded."""
         self.exit_report: asyncio.Future[Exit] | None = None
@@ -50,6 +54,8 @@ class Container:
         self.stop: Stop | None = None
         self.exec_template: Process | None = None
         """How its own process was started, read from the bundle by the first exec."""
+        self.on_change: Callable[[Container, ContainerStatus], None] | None = None
+        """Told of each change of the status, with the one before."""
         self._status = status
         self._entry: bytes | None = None
         if status.has_exited:
@@ -85,8 +91,10 @@ class Container:
         self._adopt(status)
 
     def _adopt(self, status: ContainerStatus) -> None:
-        self._status = status
+        before, self._status = self._status, status
         self._entry = None
+        if self.on_change is not None:
+            self.on_change(self, before)
         if status.has_exited:
             self.ended.set()
 

@@ -16,27 +16,26 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from ocishim.lifecycle import container_facts as facts_of
 from ocishim.lifecycle.container import Container, ContainerName
 from ocishim.lifecycle.container_mounts import image_volumes, mount_all, sources
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.jobs import step
-from ocishim.linux import device, files, host
+from ocishim.lifecycle.restore import checkpoint_of
+from ocishim.linux import files
 from ocishim.model import ContainerId, ContainerMetadata, ContainerStatus, ImageVolume, ResolvedUser
-from ocishim.translate import process, seccomp
+from ocishim.translate import process
 from ocishim.translate.container import container_spec
-from ocishim.translate.facts import ContainerInputs, GrantedDevice, ImageFacts, SandboxFacts
+from ocishim.translate.facts import ContainerInputs, ImageFacts, SandboxFacts
 from ocishim.translate.identity import resolve_identity
-from ocishim.translate.security import capabilities
 from ocishim.translate.validate import validate_container
 
 if TYPE_CHECKING:
     from ocishim.images.store import ImageRecord
     from ocishim.lifecycle.node import Node
     from ocishim.lifecycle.sandbox import Sandbox
-    from ocishim.spec.runtime import Seccomp
 
 _PASSWD_LIMIT: Final = 16 << 20
-_PROFILE_LIMIT: Final = 8 << 20
 
 
 async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> ContainerId:
@@ -46,6 +45,7 @@ async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerCon
     not ready, AlreadyExists where the name belongs to another request.
     """
     validate_container(config, sandbox.config)
+    facts_of.check_runtime(node.runtimes.choose(sandbox.metadata.runtime), config)
     name = ContainerName(sandbox.id, config.metadata.name, config.metadata.attempt)
     made = node.containers.named(name)
     if made is not None:
@@ -58,15 +58,23 @@ async def create_container(node: Node, sandbox: Sandbox, config: v1.ContainerCon
 
 
 async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> ContainerId:
-    async with sandbox.lock:
+    checkpoint = await checkpoint_of(node, config.image.image)
+    inside = config
+    if checkpoint is not None:
+        inside = checkpoint.config(config)
+        validate_container(inside, sandbox.config)
+    with sandbox.makings.one():
         if not sandbox.is_ready:
             raise FailedPrecondition(
                 f"{sandbox.title} ({sandbox.id[:13]}) is not ready: no container can be made in it"
             )
-        image = node.images.find(config.image.image)
+        image = checkpoint.image if checkpoint else node.images.find(config.image.image)
         if image is None:
             raise NotFound(f"container {config.metadata.name}: image {config.image.image!r} is not here; pull it first")
         metadata = _metadata(sandbox, config, image, image_volumes(node, config))
+        if checkpoint is not None:
+            metadata = metadata.model_copy(update={"restored": True})
+            node.images.hold(metadata.id, checkpoint.holds)
         node.images.hold(metadata.id, metadata.layers)
         container = Container(metadata, ContainerStatus(), node.container_records)
         try:
@@ -74,8 +82,11 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
                 await node.container_records.create(container.id, metadata, container.status)
             with step("mount the root filesystem"):
                 await mount_all(node, container)
+            if checkpoint is not None:
+                with step("lay out the checkpoint"):
+                    await checkpoint.lay_out(node, container)
             with step("make the bundle"):
-                user = await asyncio.to_thread(_make, node, sandbox, container, image)
+                user = await asyncio.to_thread(_make, node, sandbox, container, image, inside)
             with step("record that it is created"):
                 await container.update(ContainerStatus(created_at=metadata.created_at, user=user))
             node.containers.add(container)
@@ -126,9 +137,11 @@ def image_facts(image: ImageRecord) -> ImageFacts:
     )
 
 
-def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord) -> ResolvedUser:
+def _make(
+    node: Node, sandbox: Sandbox, container: Container, image: ImageRecord, config: v1.ContainerConfig
+) -> ResolvedUser:
     """Everything else that touches the disk, in one thread: some ten system calls and two small files."""
-    config, metadata = container.config, container.metadata
+    metadata = container.metadata
     paths = node.layout.container(metadata.id)
     facts = image_facts(image)
     identity = resolve_identity(
@@ -138,7 +151,8 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
         files.read_beneath(paths.rootfs, "/etc/group", limit=_PASSWD_LIMIT) or b"",
     )
     files.make_directory_beneath(paths.rootfs, process.working_directory(config, facts))
-    privileged = config.linux.security_context.privileged
+    facts_of.set_timezone(node, config, paths.rootfs)
+    runtime = node.runtime_of(container)
     inputs = ContainerInputs(
         id=metadata.id,
         config=config,
@@ -150,22 +164,22 @@ def _make(node: Node, sandbox: Sandbox, container: Container, image: ImageRecord
         rootfs=paths.rootfs,
         cgroup=metadata.cgroup,
         mounts=tuple(sources(paths, config)),
-        devices=tuple(_granted_devices(config)),
-        host_devices=tuple(device.host_devices()) if privileged else (),
         target_pid_namespace=_target_pid_namespace(node, sandbox, config),
-        seccomp=_seccomp(node, config, root=identity.uid == 0),
     )
-    files.write_atomic(paths.spec, container_spec(inputs).to_json(), durable=False)
+    inputs = facts_of.completed(node, sandbox, runtime, inputs)
+    made = facts_of.with_hooks(node, runtime, sandbox, config, container_spec(inputs))
+    files.write_atomic(paths.spec, made.to_json(), durable=False)
     if metadata.log_path:
         os.makedirs(os.path.dirname(metadata.log_path), 0o755, exist_ok=True)
-    return ResolvedUser(uid=identity.uid, gid=identity.gid, additional_gids=identity.additional_gids)
+    user = made.process.user
+    return ResolvedUser(uid=user.uid, gid=user.gid, additional_gids=tuple(user.additional_gids or ()))
 
 
 def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
     metadata = sandbox.metadata
     paths = node.layout.sandbox(metadata.id)
     namespaces = {kind: f"{paths.namespaces}/{kind}" for kind in metadata.namespaces}
-    if sandbox.status.pause is not None:
+    if sandbox.status.pause is not None and metadata.shared_pid:
         namespaces["pid"] = f"/proc/{sandbox.status.pause.pid}/ns/pid"
     return SandboxFacts(
         id=metadata.id,
@@ -180,18 +194,6 @@ def _sandbox_facts(node: Node, sandbox: Sandbox) -> SandboxFacts:
     )
 
 
-def _granted_devices(config: v1.ContainerConfig) -> list[GrantedDevice]:
-    granted: list[GrantedDevice] = []
-    for request in config.devices:
-        found = device.devices_at(request.host_path)
-        is_directory = os.path.isdir(request.host_path)
-        for each in found:
-            below = os.path.relpath(each.path, request.host_path)
-            path = f"{request.container_path.rstrip('/')}/{below}" if is_directory else request.container_path
-            granted.append(GrantedDevice(each, path, request.permissions))
-    return granted
-
-
 def _target_pid_namespace(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> str | None:
     options = config.linux.security_context.namespace_options
     if options.pid != v1.NamespaceMode.TARGET or not betterproto.serialized_on_wire(options):
@@ -203,24 +205,3 @@ def _target_pid_namespace(node: Node, sandbox: Sandbox, config: v1.ContainerConf
             f"{options.target_id!r} is no running container of {sandbox.title}"
         )
     return f"/proc/{target.process.pid}/ns/pid"
-
-
-def _seccomp(node: Node, config: v1.ContainerConfig, *, root: bool) -> Seccomp | None:
-    context = config.linux.security_context
-    chosen = seccomp.choice(context)
-    if chosen.kind == "unconfined":
-        return None
-    path = chosen.path if chosen.kind == "localhost" else node.settings.containers.seccomp_profile
-    try:
-        with open(path, "rb") as file:
-            profile = seccomp.parse(file.read(_PROFILE_LIMIT), path)
-    except OSError as error:
-        raise FailedPrecondition(
-            f"container {config.metadata.name}: seccomp profile {path} cannot be read: {error.strerror}"
-        ) from error
-    return seccomp.seccomp_filter(
-        profile,
-        machine=node.host.architecture,
-        capabilities=capabilities(context, node.host, root=root).bounding,
-        kernel=seccomp.kernel_version(host.kernel_release()),
-    )

@@ -7,7 +7,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from ocishim.errors import InvalidArgument, NotFound
+from ocishim.api.runtime import v1
+from ocishim.errors import FailedPrecondition, InvalidArgument, NotFound
 from ocishim.linux import files, libc, mount
 from ocishim.model import ImageVolume
 from ocishim.translate.facts import MountSource
@@ -15,7 +16,6 @@ from ocishim.translate.facts import MountSource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ocishim.api.runtime import v1
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
     from ocishim.store.layout import ContainerPaths
@@ -77,15 +77,32 @@ def unmount_all(paths: ContainerPaths, volumes: int) -> None:
 def sources(paths: ContainerPaths, config: v1.ContainerConfig) -> Iterator[MountSource]:
     """The request's mounts with their sources on the host, links resolved. Blocks.
 
-    Raises NotFound for a path that an image volume does not have.
+    Raises NotFound for a path that an image volume does not have, FailedPrecondition for a source from which mounts
+    cannot propagate as asked.
     """
     number = 0
-    for request in config.mounts:
+    for index, request in enumerate(config.mounts):
         if request.image.image:
             yield MountSource(request, _inside(paths.volume(number), request, config.metadata.name))
             number += 1
         else:
-            yield MountSource(request, _host_path(request))
+            source = _host_path(f"config.mounts[{index}].host_path", request)
+            _check_propagation(f"config.mounts[{index}].propagation", request, source)
+            yield MountSource(request, source)
+
+
+def _check_propagation(path: str, request: v1.Mount, source: str) -> None:
+    """What is mounted later reaches the other side only over a mount that takes part (mount_namespaces(7))."""
+    asked = request.propagation
+    if asked == v1.MountPropagation.PROPAGATION_PRIVATE:
+        return
+    mountpoint, modes = mount.propagation(source)
+    enough = {"shared"} if asked == v1.MountPropagation.PROPAGATION_BIDIRECTIONAL else {"shared", "master"}
+    if not modes & enough:
+        raise FailedPrecondition(
+            f"{path}: {asked.name}: {request.host_path} lies on the mount {mountpoint}, which is private; "
+            f"mount --make-rshared {mountpoint}"
+        )
 
 
 def _inside(volume: str, request: v1.Mount, name: str) -> str:
@@ -117,9 +134,14 @@ def _inside(volume: str, request: v1.Mount, name: str) -> str:
         os.close(fd)
 
 
-def _host_path(request: v1.Mount) -> str:
+def _host_path(path: str, request: v1.Mount) -> str:
     """A missing one is made as a directory, as both peers do."""
-    source = os.path.realpath(request.host_path)
-    if not os.path.lexists(source):
-        os.makedirs(source, 0o755, exist_ok=True)
+    try:
+        source = os.path.realpath(request.host_path, strict=False)
+        if not os.path.lexists(source):
+            os.makedirs(source, 0o755, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        raise InvalidArgument(
+            f"{path}: {request.host_path!r} cannot be made as a directory: {error.strerror}"
+        ) from error
     return source

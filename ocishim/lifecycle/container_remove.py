@@ -30,11 +30,15 @@ async def remove_container(node: Node, container: Container) -> None:
 
 
 async def _remove(node: Node, container: Container) -> None:
-    with step("stop it"):
-        await stop_container(node, container, 0)
-    async with container.lock:
-        await release_container(node, container)
-        node.containers.discard(container)
+    while True:
+        with step("stop it"):
+            await stop_container(node, container, 0)
+        async with container.checkpointing, container.lock:
+            if container.status.is_running:
+                continue  # a start came in between
+            await release_container(node, container)
+            node.containers.discard(container)
+            return
 
 
 async def release_container(node: Node, container: Container) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
+from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
 from ocishim.lifecycle.container_exit import supervise
 from ocishim.lifecycle.jobs import step
+from ocishim.lifecycle.restore import forget_checkpoint
 from ocishim.linux import cgroup, files, mount, proc
 from ocishim.model import EXIT_CODE_START_ERROR, REASON_START_ERROR, ProcessRef
 from ocishim.protocol import runtime_error
 from ocishim.runtime import conmon
+from ocishim.spec.checkpoint import IMAGES
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
@@ -46,18 +49,27 @@ async def _start(node: Node, container: Container) -> None:
             process, started_at = await _launch(node, container)
         except (OcishimError, OSError) as error:
             await _fail(node, container, error)
+            if container.metadata.restored:
+                raise FailedPrecondition(f"{container.title} cannot be restored: {error}") from error
             raise OperationFailed(f"{container.title}: {error}") from error
         except BaseException:
             await _clear(node, container)
             raise
         status = container.status.model_copy(update={"started_at": started_at, "process": process})
-        with step("record the start"):
-            await container.update(status)
+        try:
+            with step("record the start"):
+                await container.update(status)
+        except OSError as error:
+            # It runs, and must not be lost: a restart finds it by the intent that is on disk.
+            log.error("%s: that it runs cannot be recorded: %s", container.title, error)  # noqa: TRY400 - no bug
+            container.presume(status)
         watch(node, container, process)
         node.written.begin(container.id)
 
 
 def _must_be_startable(node: Node, container: Container) -> None:
+    if node.containers.find(container.id) is not container:
+        raise NotFound(f"{container.title} has been removed meanwhile")
     if not container.status.is_created or container.status.launched_at:
         state = "running" if container.status.is_running else "exited"
         raise FailedPrecondition(f"{container.title} is {state}: only a created container can be started")
@@ -82,27 +94,31 @@ async def _launch(node: Node, container: Container) -> tuple[ProcessRef, int]:
         tty=metadata.tty,
         stdin=metadata.stdin,
         stdin_once=metadata.stdin_once,
+        restore=f"{paths.restore}/{IMAGES}" if metadata.restored else "",
     )
-    with step(f"create by {runtime.name}"):
+    with step(f"{'restore' if metadata.restored else 'create'} by {runtime.name}"):
         pid = await conmon.create(node.settings.containers.conmon, runtime, launch)
     found = proc.stat(pid)
     if found is None:
         raise OperationFailed(f"its process {pid} is gone before it was started")
     # Taken before the start, so that even a process of one millisecond has not ended before it began.
     started_at = time.time_ns()
-    with step(f"start by {runtime.name}"):
-        await runtime.start(metadata.id)
+    if metadata.restored:
+        await forget_checkpoint(node, container)
+    else:
+        with step(f"start by {runtime.name}"):
+            await runtime.start(metadata.id)
     return ProcessRef(pid=pid, start=found.start), started_at
 
 
-def watch(node: Node, container: Container, process: ProcessRef) -> None:
-    """Hold on to the container's process and record its end when it comes."""
+def watch(node: Node, container: Container, process: ProcessRef | None) -> None:
+    """Hold on to the container's process (None: it has ended) and record its end when it comes."""
     if container.exit_report is None:
         container.exit_report = asyncio.get_running_loop().create_future()
-    try:
-        container.process = proc.ForeignProcess(process.pid, process.start)
-    except ProcessLookupError:
-        container.process = None  # it has ended already; its exit file tells how
+    container.process = None
+    if process is not None:
+        with suppress(ProcessLookupError):  # it has ended meanwhile; its exit file tells how
+            container.process = proc.ForeignProcess(process.pid, process.start)
     node.jobs.spawn(supervise(node, container), f"supervise {container.title}")
 
 

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from ocishim import tracing
 from ocishim.errors import AlreadyExists, OcishimError, Unavailable
 
 if TYPE_CHECKING:
@@ -48,16 +49,17 @@ _current: ContextVar[Job[Any] | None] = ContextVar("job", default=None)
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Name what the current job is doing; nothing outside of one."""
+    """Name what the current job is doing, in errors, the debug dump and traces."""
     job = _current.get()
-    if job is None:
-        yield
-        return
-    before, job.step = job.step, name
-    try:
-        yield
-    finally:
-        job.step = before
+    with tracing.span(name):
+        if job is None:
+            yield
+            return
+        before, job.step = job.step, name
+        try:
+            yield
+        finally:
+            job.step = before
 
 
 class Jobs:
@@ -109,7 +111,7 @@ class Jobs:
 
     def spawn(self, operation: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Own a task in the background; it is cancelled at shutdown."""
-        task = asyncio.create_task(operation, name=name)
+        task = asyncio.create_task(operation, name=name, context=tracing.detached())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(_note_failure)

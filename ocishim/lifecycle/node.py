@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ocishim.errors import NotFound
+from ocishim.lifecycle.data_files import DataFiles
 
 if TYPE_CHECKING:
     from ocishim.config import Settings
     from ocishim.images.rootfs import RootFilesystems
     from ocishim.images.store import ImageStore
     from ocishim.lifecycle.container import Container
+    from ocishim.lifecycle.events import Journal
     from ocishim.lifecycle.jobs import Jobs
     from ocishim.lifecycle.sandbox import Sandbox
     from ocishim.lifecycle.usage import DiskUsage
@@ -45,6 +47,8 @@ class Node:
     containers: Index[Container]
     written: DiskUsage
     meter: Meter
+    journal: Journal
+    data_files: DataFiles = field(default_factory=DataFiles)
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """The pod of that id or beginning of one. Raises NotFound."""

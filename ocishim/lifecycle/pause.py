@@ -9,14 +9,18 @@ import time
 from typing import TYPE_CHECKING
 
 from ocishim.errors import OcishimError
+from ocishim.lifecycle.container_facts import seccomp_filter
 from ocishim.linux import files, proc
 from ocishim.model import ProcessRef
 from ocishim.runtime import conmon
 from ocishim.translate import sandbox as settings
+from ocishim.translate import security
+from ocishim.translate.annotations import of_sandbox, passed_on
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.node import Node
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.runtime.oci import OciRuntime
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +30,16 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
     metadata = sandbox.metadata
     paths = node.layout.sandbox(metadata.id)
     bundle, pidfile = paths.pause, f"{paths.pause}/pidfile"
+    runtime = node.runtimes.choose(metadata.runtime)
     kinds = {kind: f"{paths.namespaces}/{kind}" for kind in metadata.namespaces}
     spec = settings.pause_spec(
         rootfs=f"{bundle}/rootfs",
         pause=node.settings.containers.pause,
         cgroup=f"{metadata.cgroup_parent}/{metadata.id}",
         namespaces=kinds,
+        settings=await asyncio.to_thread(_settings, node, sandbox, runtime),
     )
     await asyncio.to_thread(_make_pause_bundle, bundle, spec.to_json())
-    runtime = node.runtimes.choose(metadata.runtime)
     launch = conmon.Launch(
         container_id=metadata.id,
         name=f"pause-{metadata.name}",
@@ -53,6 +58,25 @@ async def start_pause(node: Node, sandbox: Sandbox) -> ProcessRef:
     if found is None:
         raise OcishimError(f"{sandbox.title}: the pause process ended as soon as it was started")
     return ProcessRef(pid=pid, start=found.start)
+
+
+def _settings(node: Node, sandbox: Sandbox, runtime: OciRuntime) -> settings.PauseSettings:
+    """The pod's own security context is the pause process's."""
+    config = sandbox.config
+    context = config.linux.security_context
+    uid, gid, groups = settings.pause_user(context)
+    allowed = runtime.settings.allowed_annotations if runtime.settings else ()
+    annotations = passed_on(allowed, config.annotations)
+    return settings.PauseSettings(
+        uid=uid,
+        gid=gid,
+        additional_gids=groups,
+        seccomp=seccomp_filter(node, context, (), "config.linux.security_context"),
+        selinux_label=security.selinux_label(context, node.host),
+        annotations=annotations | of_sandbox(config, sandbox.id),
+        hostname=sandbox.metadata.hostname if runtime.is_vm else None,
+        sysctls=settings.sysctls(config, node.settings.containers.sysctls) if runtime.is_vm else None,
+    )
 
 
 def _make_pause_bundle(bundle: str, spec: bytes) -> None:

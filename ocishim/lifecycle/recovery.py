@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ocishim.errors import AlreadyExists, OcishimError
+from ocishim.lifecycle.checkpoint import undo
 from ocishim.lifecycle.container import Container
 from ocishim.lifecycle.container_remove import release_container
 from ocishim.lifecycle.container_start import watch
@@ -31,6 +32,7 @@ from ocishim.translate.reconcile import (
 if TYPE_CHECKING:
     from ocishim.lifecycle.node import Node
     from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
+    from ocishim.runtime.oci import OciRuntime
     from ocishim.store.records import Loaded
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, Conta
             node.meter.finding("container-changed")
             await container.update(status)
         node.containers.add(container)
+        await undo(node, container)
         await _act(node, container, action)
     except (OcishimError, OSError) as error:
         log.error("%s: %s", container.title, error)  # noqa: TRY400 - no bug
@@ -129,11 +132,10 @@ async def _observe_container(node: Node, container: Container) -> ContainerObser
 
 
 async def _act(node: Node, container: Container, action: Action) -> None:
-    process = container.status.process
     if action == "finish":
         node.meter.finding("container-ended")
-    if action in ("watch", "finish") and process is not None:
-        watch(node, container, process)
+    if action in ("watch", "finish"):
+        watch(node, container, container.status.process)
     elif action == "clear" and container.status.launched_at:
         paths = node.layout.container(container.metadata.id)
         if await asyncio.to_thread(os.path.isdir, f"{node.runtime_of(container).root}/{container.id}"):
@@ -147,11 +149,23 @@ async def _sweep(node: Node) -> None:
     known = {each.id for each in node.sandboxes} | {each.id for each in node.containers}
     for runtime in node.runtimes.by_name.values():
         for container_id in await asyncio.to_thread(_names, runtime.root):
-            if container_id not in known:
+            if container_id not in known and await _is_ours(node, runtime, container_id):
                 log.warning("%s has a container %s that no record knows: deleted", runtime.name, container_id)
                 node.meter.finding("container-unknown")
                 await runtime.delete(container_id)
     await asyncio.to_thread(_sweep_files, node, known)
+
+
+async def _is_ours(node: Node, runtime: OciRuntime, container_id: str) -> bool:
+    """What a runtime keeps below the server's own directory is the server's; elsewhere others may keep theirs too."""
+    ours = f"{node.settings.state}/"
+    if runtime.root.startswith(ours):
+        return True
+    try:
+        found = await runtime.state(container_id)
+    except OcishimError:
+        return False
+    return found is not None and found.bundle.startswith(ours)
 
 
 def _sweep_files(node: Node, known: set[str]) -> None:

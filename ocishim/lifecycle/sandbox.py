@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ocishim.api.runtime import v1
 from ocishim.translate import statuses
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from ocishim.model import SandboxMetadata, SandboxStatus
     from ocishim.store.records import Records
 
@@ -23,6 +26,31 @@ class SandboxName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name} (uid {self.uid}, attempt {self.attempt})"
+
+
+class Makings:
+    """Containers in the making, side by side; a stop of their pod waits until none is left."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """While a container is made."""
+        self._count += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._none.set()
+
+    async def none_left(self) -> None:
+        """Wait until no container is in the making."""
+        await self._none.wait()
 
 
 class Sandbox:
@@ -40,7 +68,10 @@ class Sandbox:
         self.stopping = False
         """Set before a stop does anything: no container is made in the pod any more."""
         self.lock = asyncio.Lock()
-        """Held while a container is made in the pod, and while the pod is taken down."""
+        """Held while the pod is taken down."""
+        self.makings = Makings()
+        self.on_change: Callable[[Sandbox, SandboxStatus], None] | None = None
+        """Told of each change of the status, with the one before."""
         self._status = status
         self._entry: bytes | None = None
 
@@ -68,13 +99,17 @@ class Sandbox:
     async def update(self, status: SandboxStatus) -> None:
         """Change the status, on disk first."""
         await self._records.update(self.id, status)
-        self._status = status
-        self._entry = None
+        self._adopt(status)
 
     def presume(self, status: SandboxStatus) -> None:
         """Change the status in memory where the disk would not take it."""
-        self._status = status
+        self._adopt(status)
+
+    def _adopt(self, status: SandboxStatus) -> None:
+        before, self._status = self._status, status
         self._entry = None
+        if self.on_change is not None:
+            self.on_change(self, before)
 
     @property
     def entry(self) -> bytes:

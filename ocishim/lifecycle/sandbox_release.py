@@ -47,7 +47,7 @@ async def release_sandbox(node: Node, sandbox: Sandbox) -> None:
 
 async def _end_pause(node: Node, sandbox: Sandbox) -> None:
     metadata = sandbox.metadata
-    if metadata.shared_pid:
+    if metadata.has_pause:
         await node.runtimes.choose(metadata.runtime).delete(metadata.id)
         await asyncio.to_thread(cgroup.remove, f"{metadata.cgroup_parent}/{metadata.id}")
 

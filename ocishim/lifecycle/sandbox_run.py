@@ -88,6 +88,7 @@ def _metadata(node: Node, config: v1.PodSandboxConfig, handler: str) -> SandboxM
         namespaces=settings.pinned_kinds(config),
         shared_pid=settings.shares_pid(config),
         config=bytes(config),
+        in_vm=node.runtimes.choose(handler).is_vm,
     )
 
 
@@ -102,7 +103,10 @@ async def _set_up(node: Node, sandbox: Sandbox) -> SandboxStatus:
     if metadata.namespaces:
         with step("make namespaces"):
             pins = namespace.Pins(
-                paths.namespaces, metadata.namespaces, metadata.hostname, settings.sysctls(sandbox.config)
+                paths.namespaces,
+                metadata.namespaces,
+                metadata.hostname,
+                settings.sysctls(sandbox.config, node.settings.containers.sysctls),
             )
             await namespace.pin(pins)
     ips: tuple[str, ...] = ()
@@ -115,7 +119,7 @@ async def _set_up(node: Node, sandbox: Sandbox) -> SandboxStatus:
         await asyncio.wait([made_files])
     made_files.result()
     pause = None
-    if metadata.shared_pid:
+    if metadata.has_pause:
         with step("start the pause process"):
             pause = await start_pause(node, sandbox)
     return SandboxStatus(ready_at=time.time_ns(), ips=ips, pause=pause)

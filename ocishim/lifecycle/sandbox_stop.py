@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ocishim.lifecycle.container_remove import remove_container
 from ocishim.lifecycle.container_stop import stop_container
+from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.sandbox_release import release_sandbox
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ async def stop_sandbox(node: Node, sandbox: Sandbox) -> None:
 
 async def _stop(node: Node, sandbox: Sandbox) -> None:
     sandbox.stopping = True
-    # A container in the making sees it and is undone, or is made and then found below.
+    # A container in the making is made first and then found below; none is begun any more.
+    with step("wait for containers in the making"):
+        await sandbox.makings.none_left()
     async with sandbox.lock:
         await _each(stop_container(node, container, 0) for container in node.containers_of(sandbox.id))
         await release_sandbox(node, sandbox)

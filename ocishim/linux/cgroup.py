@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from ocishim.effects import effect
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -52,6 +54,7 @@ def processes(cgroup: str) -> set[int]:
     return found
 
 
+@effect
 def kill_all(cgroup: str, *, within: float = 10.0) -> bool:
     """SIGKILL every process in the cgroup until none is left; False if some stay past `within` seconds."""
     deadline = time.monotonic() + within
@@ -87,6 +90,7 @@ def oom_kills(cgroup: str) -> int:
     return 0
 
 
+@effect
 def remove(cgroup: str) -> bool:
     """Remove the cgroup and those below it where they are empty; False if a process keeps one."""
     gone = True

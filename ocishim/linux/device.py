@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import uuid
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import InvalidArgument
@@ -12,6 +13,7 @@ from ocishim.translate.facts import DeviceFacts
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_BY_UUID: Final = "/dev/disk/by-uuid"
 _NOT_FOR_CONTAINERS: Final = ("pts", "shm", "fd", "mqueue", "console", "core", "lxc", "lxd-mounts", ".udev")
 
 
@@ -35,17 +37,37 @@ def device(path: str) -> DeviceFacts | None:
     )
 
 
-def devices_at(path: str) -> list[DeviceFacts]:
-    """The node at path, or all nodes of the directory there. Raises InvalidArgument where there is neither."""
+def devices_at(path: str, field: str) -> list[DeviceFacts]:
+    """The node at path, or all nodes of the directory there. Raises InvalidArgument, naming the request's field, where
+    there is neither."""
     try:
         if os.path.isdir(path):
             return list(_below(path))
         found = device(os.path.realpath(path))
     except OSError as error:
-        raise InvalidArgument(f"config.devices: {path}: {error.strerror}") from error
+        raise InvalidArgument(f"{field}: {path!r}: {error.strerror}") from error
     if found is None:
-        raise InvalidArgument(f"config.devices: {path} is neither a device node nor a directory")
+        raise InvalidArgument(f"{field}: {path!r} is neither a device node nor a directory")
     return [found]
+
+
+def filesystem_uuid(path: str) -> str:
+    """The UUID by which udev knows the filesystem that a path is on; one made of its device number where it does not.
+
+    Empty where there is no such path. Blocks.
+    """
+    try:
+        device_number = os.stat(path).st_dev
+    except OSError:
+        return ""
+    try:
+        with os.scandir(_BY_UUID) as entries:
+            for entry in entries:
+                if entry.stat().st_rdev == device_number:
+                    return entry.name
+    except OSError:  # no udev here, or a device that goes
+        pass
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"st_dev={device_number}"))
 
 
 def host_devices() -> list[DeviceFacts]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
+from ocishim.effects import effect
 from ocishim.linux import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SECTOR = 512
 """The unit of st_blocks, whatever the filesystem's own is (stat(2))."""
 
 
+@effect
 def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
     """Replace path by data, so that a reader or a crash sees the old or the new content, never a part.
 
@@ -39,6 +46,37 @@ def write_atomic(path: str, data: bytes, *, mode: int = 0o600, durable: bool = T
         sync_directory(os.path.dirname(path))
 
 
+@contextmanager
+def replacing(path: str, *, mode: int = 0o600) -> Iterator[int]:
+    """A descriptor of a new file that is at path, whole and durable, when all went well, and nowhere when not.
+
+    The file has no name before it is finished, where the filesystem can do that, so that even a crash leaves nothing.
+    """
+    directory, temporary = os.path.dirname(path), f"{path}.{secrets.token_hex(4)}.tmp"
+    named = False
+    try:
+        fd = os.open(directory, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            raise
+        fd, named = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), True
+    try:
+        yield fd
+        os.fsync(fd)
+        if not named:
+            # The link of /proc leads to the file itself (open(2), O_TMPFILE); only with a directory's descriptor,
+            # which the absolute path makes no use of, is it linkat(2), which can follow it.
+            os.link(f"/proc/self/fd/{fd}", temporary, src_dir_fd=fd, follow_symlinks=True)
+            named = True
+        os.rename(temporary, path)
+        named = False
+        sync_directory(directory)
+    finally:
+        os.close(fd)
+        if named:
+            unlink(temporary)
+
+
 def sync_directory(path: str) -> None:
     """fsync(2) a directory, so that names made or removed in it are on disk."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -48,6 +86,23 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def start_writeback(path: str) -> None:
+    """Let the kernel begin to write a file's content to disk and do not wait, so that a later sync has less to do."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            libc.sync_file_range(fd, libc.SYNC_FILE_RANGE_WRITE)
+        finally:
+            os.close(fd)
+
+
+@effect
+def rename(source: str, target: str) -> None:
+    """rename(2)."""
+    os.rename(source, target)
+
+
+@effect
 def unlink(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
@@ -57,6 +112,7 @@ def unlink(path: str) -> bool:
     return True
 
 
+@effect
 def remove_tree(path: str) -> None:
     """Remove a directory tree and be content where it is gone already; never follows symbolic links."""
     with suppress(FileNotFoundError):
@@ -151,6 +207,34 @@ def make_directory_beneath(root: str, path: str) -> None:
         os.close(libc.openat2(root_fd, walked, flags, resolve=resolve))
     finally:
         os.close(root_fd)
+
+
+@effect
+def replace_beneath(root: str, path: str, content: bytes) -> None:
+    """Put a new file where path leads inside root, in place of whatever file or link is there.
+
+    Directories on the way are resolved as a process chrooted there would; they are made where they are missing.
+    """
+    directory, name = os.path.split(path)
+    make_directory_beneath(root, directory)
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        parent = libc.openat2(
+            root_fd,
+            directory.lstrip("/") or ".",
+            os.O_PATH | os.O_DIRECTORY,
+            resolve=libc.RESOLVE_IN_ROOT | libc.RESOLVE_NO_MAGICLINKS,
+        )
+    finally:
+        os.close(root_fd)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(name, flags, 0o644, dir_fd=parent), "wb") as file:
+            file.write(content)
+    finally:
+        os.close(parent)
 
 
 def tree_usage(path: str) -> tuple[int, int]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 
+from ocishim.config import RLIMITS
 from ocishim.linux import cgroup
 from ocishim.translate.facts import HostFacts
+from ocishim.translate.rlimits import INFINITY
 from ocishim.translate.security import KERNEL_CAPABILITIES
 
 
@@ -25,7 +28,19 @@ def gather() -> HostFacts:
         capabilities=bounding & effective,
         may_raise_limits="CAP_SYS_RESOURCE" in effective,
         oom_score_adj=int(_read("/proc/self/oom_score_adj") or 0),
+        rlimits=hard_limits(),
     )
+
+
+def hard_limits() -> dict[str, int]:
+    """This process's hard limits by name; RLIM_INFINITY as the runtime spec has it, 2**64 - 1."""
+    found = {}
+    for name in RLIMITS:
+        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if number is not None:
+            hard = resource.getrlimit(number)[1]
+            found[name] = INFINITY if hard == resource.RLIM_INFINITY else hard
+    return found
 
 
 def capability_set(field: str) -> frozenset[str]:

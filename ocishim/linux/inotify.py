@@ -1,14 +1,27 @@
-"""New files in one directory, as the kernel tells of them (inotify(7))."""
+"""What happens in directories, as the kernel tells of it (inotify(7))."""
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncinotify import Inotify, Mask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+_CHANGES: Final = (
+    Mask.CREATE
+    | Mask.CLOSE_WRITE
+    | Mask.MOVED_TO
+    | Mask.MOVED_FROM
+    | Mask.DELETE
+    | Mask.ATTRIB
+    | Mask.DELETE_SELF
+    | Mask.MOVE_SELF
+    | Mask.ONLYDIR
+)
 
 
 @asynccontextmanager
@@ -28,3 +41,35 @@ async def _names(inotify: Inotify) -> AsyncIterator[str | None]:
             yield None
         elif event.name is not None:
             yield str(event.name)
+
+
+@asynccontextmanager
+async def changes(directories: Sequence[str]) -> AsyncIterator[AsyncIterator[None]]:
+    """A tick for each change in the directories from now on; they may come later, go and come again.
+
+    Raises OSError where the kernel grants no more watches.
+    """
+    with Inotify() as inotify:
+        _watch(inotify, directories)
+        yield _ticks(inotify, directories)
+
+
+async def _ticks(inotify: Inotify, directories: Sequence[str]) -> AsyncIterator[None]:
+    async for _ in inotify:
+        _watch(inotify, directories)
+        yield
+
+
+def _watch(inotify: Inotify, directories: Sequence[str]) -> None:
+    """Watch each directory, or the nearest above it that is there, where it would come."""
+    for directory in directories:
+        path = directory
+        while True:
+            try:
+                inotify.add_watch(path, _CHANGES)
+            except (FileNotFoundError, NotADirectoryError):
+                path = os.path.dirname(path)
+                continue
+            if path == directory or not os.path.isdir(directory):
+                break
+            path = directory  # it came between the two looks

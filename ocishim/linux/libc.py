@@ -47,6 +47,7 @@ OPEN_TREE_CLONE: Final = 0x1
 OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
 
 PR_SET_CHILD_SUBREAPER: Final = 36
+SYNC_FILE_RANGE_WRITE: Final = 2
 
 RESOLVE_NO_XDEV: Final = 0x01
 RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -182,6 +183,12 @@ def mount_setattr(dirfd: int, path: str, flags: int, *, set_: int = 0, clear: in
 def syncfs(fd: int) -> None:
     """syncfs(2): write everything of the filesystem that fd is on to disk."""
     _check(_libc().syncfs(fd), "syncfs")
+
+
+def sync_file_range(fd: int, flags: int) -> None:
+    """sync_file_range(2) of a whole file."""
+    nothing = ctypes.c_int64(0)
+    _check(_libc().sync_file_range(fd, nothing, nothing, ctypes.c_uint(flags)), "sync_file_range")
 
 
 def prctl(option: int, value: int) -> None:

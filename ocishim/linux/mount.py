@@ -11,6 +11,7 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from ocishim.effects import effect
 from ocishim.linux import libc
 
 if TYPE_CHECKING:
@@ -19,14 +20,18 @@ if TYPE_CHECKING:
 NO_EXEC: Final = libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC
 """Flags of a file system for data only."""
 
+_OPTIONAL: Final = 6
+"""Where the optional fields of a line of mountinfo begin."""
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
+@effect
 def bind(source: str, target: str, *, recursive: bool = False) -> None:
     """Bind-mount source on target; both must exist and be of the same kind."""
     libc.mount(source, target, None, libc.MS_BIND | (libc.MS_REC if recursive else 0))
 
 
+@effect
 def mount(source: str, target: str, fstype: str, *, flags: int = 0, data: str | None = None) -> None:
     """Mount a file system; a thin name for mount(2) without bind flags."""
     libc.mount(source, target, fstype, flags, data)
@@ -42,6 +47,7 @@ def make_private(target: str) -> None:
     libc.mount(None, target, None, libc.MS_PRIVATE)
 
 
+@effect
 def unmount(target: str, *, detach: bool = True) -> bool:
     """Take the topmost mount at target away; False where nothing was mounted or target is gone.
 
@@ -78,6 +84,23 @@ def mountpoints_below(path: str) -> Iterator[str]:
             mountpoint = unescape(line.split(" ", 5)[4])
             if mountpoint == real or mountpoint.startswith(prefix):
                 yield mountpoint
+
+
+def propagation(path: str) -> tuple[str, set[str]]:
+    """The mount point that path lies on, and how that mount propagates: `shared`, `master` (it is a slave), neither."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" ")
+            if fields[0] == number:
+                optional = fields[_OPTIONAL : fields.index("-", _OPTIONAL)]
+                return unescape(fields[4]), {tag.partition(":")[0] for tag in optional}
+    return path, set()
 
 
 def unescape(field: str) -> str:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from ocishim.effects import effect
 from ocishim.errors import InvalidArgument, OperationFailed
 from ocishim.linux import libc, mount
 
@@ -79,6 +80,7 @@ async def pin(pins: Pins) -> None:
     await in_fresh_thread(lambda: _pin(pins), "pin-namespaces")
 
 
+@effect
 def _pin(pins: Pins) -> None:
     flags = 0
     for kind in pins.kinds:
@@ -137,6 +139,7 @@ def enter(path: str, kind: str) -> None:
         os.close(fd)
 
 
+@effect
 def unpin(directory: str) -> None:
     """Let the namespaces pinned in directory go; content where they are gone already. Blocks shortly."""
     try:

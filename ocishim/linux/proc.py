@@ -8,6 +8,8 @@ import signal
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ocishim.effects import effect
+
 _STATE, _PARENT, _SESSION, _START = 0, 1, 3, 19  # fields of /proc/PID/stat after the name (proc(5))
 
 
@@ -59,6 +61,7 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+@effect
 def kill_session(leader: int, candidates: set[int]) -> None:
     """SIGKILL those of the candidates that descend from the process `leader` or are in its session."""
     stats = {found.pid: found for pid in candidates | {leader} if (found := stat(pid)) is not None}

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+from ocishim.effects import async_effect, effect
 from ocishim.errors import DeadlineExceeded, FailedPrecondition, OperationFailed
 from ocishim.linux import libc
 from ocishim.linux.uncancelled import to_the_end
@@ -121,6 +122,7 @@ def reap_orphans() -> None:
         os.waitpid(pid, 0)
 
 
+@effect
 def spawn(
     argv: Sequence[str],
     *,
@@ -277,6 +279,7 @@ async def piped(
         await to_the_end(process.wait())
 
 
+@async_effect
 async def run(
     argv: Sequence[str],
     *,

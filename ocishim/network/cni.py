@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import os
 import time
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from ocishim import tracing
 from ocishim.errors import FailedPrecondition, OcishimError, OperationFailed
-from ocishim.linux import process
+from ocishim.linux import inotify, process
 from ocishim.network.attachment import Attachment, PodNetwork, arguments, capabilities
 from ocishim.spec import cni as spec
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from ocishim.config import CniSettings
+
+log = logging.getLogger(__name__)
 
 NOT_READY: Final = "NetworkPluginNotReady"
 _SUFFIXES: Final = (".conflist", ".conf", ".json")
@@ -38,6 +46,7 @@ class Readiness:
 class _Found:
     conflist: spec.Conflist | None
     complaint: str
+    file: str = ""
 
 
 class Observer(Protocol):
@@ -59,10 +68,51 @@ class Cni:
         self._observe = observe
         self._seen: tuple[tuple[str, int, int], ...] | None = None
         self._found = _Found(None, "")
+        self._is_current = False
+        """Whether the kernel would have told of a change since the last look."""
+
+    @property
+    def file(self) -> str:
+        """The configuration in use, as of the last look; empty: none."""
+        return self._found.file
+
+    @property
+    def conflist(self) -> spec.Conflist | None:
+        """What it says."""
+        return self._found.conflist
+
+    @asynccontextmanager
+    async def followed(self) -> AsyncIterator[None]:
+        """Learn of changes from the kernel meanwhile, so that readiness costs no look at files."""
+        directories = [self._settings.conf_dir, *self._settings.bin_dirs]
+        async with AsyncExitStack() as stack:
+            try:
+                ticks = await stack.enter_async_context(inotify.changes(directories))
+            except OSError as error:
+                log.warning("changes of %s are looked for at each call: inotify: %s", directories[0], error)
+            else:
+                following = asyncio.create_task(self._follow(ticks), name="cni-watch")
+                stack.push_async_callback(_end, following)
+            yield
+
+    async def _follow(self, ticks: AsyncIterator[None]) -> None:
+        try:
+            self._note_change(first=True)
+            async for _ in ticks:
+                self._note_change()
+        finally:
+            self._is_current = False
+
+    def _note_change(self, *, first: bool = False) -> None:
+        before, self._seen = self._found, None  # a plugin may have gone, which no listing shows
+        now = self._look()
+        self._is_current = True
+        if first or now != before:
+            log.info("network: %s", f"{now.file} is used" if now.conflist else now.complaint)
 
     def readiness(self) -> Readiness:
         """Looked up anew when a file of the directory has changed: a config that comes later needs no restart."""
-        found = self._look()
+        found = self._found if self._is_current and self._found.conflist is not None else self._look()
         if found.conflist is None:
             return Readiness(ready=False, reason=NOT_READY, message=found.complaint)
         return Readiness(ready=True)
@@ -87,7 +137,8 @@ class Cni:
         """
         previous: spec.JsonObject | None = None
         for plugin in attachment.conflist.plugins:
-            output = await self._call("ADD", attachment, plugin, previous)
+            with tracing.span("CNI ADD", plugin=plugin.type, network=attachment.conflist.name):
+                output = await self._call("ADD", attachment, plugin, previous)
             try:
                 result = spec.parse_result(output)
             except ValueError as error:
@@ -107,7 +158,8 @@ class Cni:
         failures: list[str] = []
         for plugin in reversed(attachment.conflist.plugins):
             try:
-                await self._call("DEL", attachment, plugin, previous)
+                with tracing.span("CNI DEL", plugin=plugin.type, network=attachment.conflist.name):
+                    await self._call("DEL", attachment, plugin, previous)
             except OcishimError as error:
                 failures.append(str(error))
         if failures:
@@ -191,8 +243,13 @@ class Cni:
                 where = ", ".join(self._settings.bin_dirs)
                 complaints.append(f"{path}: plugin {', '.join(missing)} is in none of {where}")
                 continue
-            return _Found(conflist, "")
+            return _Found(conflist, "", path)
         return _Found(None, "; ".join(complaints) if len(complaints) == 1 else "; ".join(complaints[1:]))
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _plugin_config(attachment: Attachment, plugin: spec.Plugin, previous: spec.JsonObject | None) -> bytes:

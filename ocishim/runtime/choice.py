@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition, NotFound
+from ocishim.runtime.abilities import probe
 from ocishim.runtime.oci import OciRuntime
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def find(settings: Settings, runtime_root: str) -> Runtimes:
         if name not in paths and (path := _which(name)):
             paths[name] = path
     timeout = settings.containers.runtime_timeout
-    runtimes = {name: OciRuntime(name, path, f"{runtime_root}/{name}", timeout) for name, path in paths.items()}
+    runtimes = {name: _runtime(settings, name, path, runtime_root, timeout) for name, path in paths.items()}
     refusals = {name: why for name in {*KNOWN, *paths} if (why := refusal(name, paths.get(name)))}
     default = settings.default_runtime
     if default and default not in runtimes:
@@ -58,6 +60,20 @@ def find(settings: Settings, runtime_root: str) -> Runtimes:
     if not default:
         default = next((name for name in KNOWN if name in runtimes and name not in refusals), "")
     return Runtimes(runtimes, default, refusals)
+
+
+def _runtime(settings: Settings, name: str, path: str, runtime_root: str, timeout: float) -> OciRuntime:
+    chosen = settings.runtimes.get(name)
+    root = chosen.root if chosen and chosen.root else f"{runtime_root}/{name}"
+    return OciRuntime(name, path, root, timeout, chosen)
+
+
+async def with_abilities(runtimes: Runtimes) -> Runtimes:
+    """The same runtimes, each with what it says it can do; one that cannot be executed can do nothing."""
+    asked = list(runtimes.by_name.values())
+    found = await asyncio.gather(*(probe(runtime.path) for runtime in asked))
+    known = {runtime.name: replace(runtime, abilities=each) for runtime, each in zip(asked, found, strict=True)}
+    return replace(runtimes, by_name=known)
 
 
 def refusal(name: str, path: str | None) -> str | None:

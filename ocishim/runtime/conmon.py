@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ocishim import tracing
 from ocishim.errors import DeadlineExceeded, OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import conmon as messages
@@ -41,6 +42,8 @@ class Launch:
     tty: bool
     stdin: bool
     stdin_once: bool
+    restore: str = ""
+    """CRIU's files, where the container is not created but restored; its process runs then."""
 
 
 def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
@@ -57,6 +60,8 @@ def argv(conmon: str, runtime: OciRuntime, launch: Launch) -> list[str]:
         line.append("--stdin")
         if not launch.stdin_once:
             line.append("--leave-stdin-open")
+    if launch.restore:
+        line += ["--restore", launch.restore]
     return line
 
 
@@ -68,7 +73,8 @@ async def create(conmon: str, runtime: OciRuntime, launch: Launch) -> int:
     """
     what = f"{runtime.name} create"
     log_file = f"{launch.bundle}/conmon.log"
-    line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
+    with tracing.span("conmon", runtime=runtime.name, container=launch.container_id):
+        line = await _answer(argv(conmon, runtime, launch), log_file, runtime.timeout, what)
     try:
         said = messages.parse_sync(line)
     except (ValueError, TypeError) as error:

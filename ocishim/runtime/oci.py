@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ocishim import tracing
 from ocishim.errors import OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import runtime_error
+from ocishim.runtime.abilities import Abilities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ocishim.config import RuntimeSettings
 
 
 class RuntimeState(BaseModel):
@@ -27,6 +31,7 @@ class RuntimeState(BaseModel):
 
     status: str
     pid: int = 0
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,14 @@ class OciRuntime:
     path: str
     root: str
     timeout: float
+    settings: RuntimeSettings | None = None
+    """What the operator has chosen for it; None for one that was found without being configured."""
+    abilities: Abilities = field(default_factory=Abilities)
+
+    @property
+    def is_vm(self) -> bool:
+        """Whether a pod's containers share a sandbox that the runtime makes with the first of them."""
+        return self.settings is not None and self.settings.type == "vm"
 
     def argv(self, *arguments: str) -> list[str]:
         """The command line for arguments."""
@@ -54,6 +67,19 @@ class OciRuntime:
             if await self.state(container_id) is not None:
                 raise
 
+    async def pause(self, container_id: str) -> None:
+        """Freeze all of a running container. Raises OperationFailed in the runtime's words, like the next two."""
+        await self._call("pause", container_id)
+
+    async def resume(self, container_id: str) -> None:
+        """Let a paused container go on."""
+        await self._call("resume", container_id)
+
+    async def checkpoint(self, container_id: str, *, images: str, work: str, within: float) -> None:
+        """Write the processes' state to the directory `images` and logs to `work`, and leave them as they are."""
+        paths = ("--image-path", images, "--work-path", work)
+        await self._call("checkpoint", *paths, "--leave-running", container_id, within=within)
+
     async def state(self, container_id: str) -> RuntimeState | None:
         """What the runtime knows of the container; None where it knows none."""
         finished = await process.run(
@@ -68,9 +94,10 @@ class OciRuntime:
                 f"container {container_id}: {self.path} state answered nonsense: {finished.stdout[:200]!r}"
             ) from error
 
-    async def _call(self, verb: str, *arguments: str) -> None:
+    async def _call(self, verb: str, *arguments: str, within: float = 0.0) -> None:
         what = f"container {arguments[-1]}: {self.name} {verb}"
-        finished = await process.run(self.argv(verb, *arguments), what=what, within=self.timeout)
+        with tracing.span(f"runtime {verb}", runtime=self.name, container=arguments[-1]):
+            finished = await process.run(self.argv(verb, *arguments), what=what, within=within or self.timeout)
         if finished.returncode != 0:
             raise OperationFailed(f"{what}: {runtime_error.words(finished.words())}")
 

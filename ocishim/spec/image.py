@@ -86,6 +86,7 @@ class Manifest(_Camel):
     media_type: Text = ""
     config: Descriptor
     layers: Annotated[list[Descriptor], Field(max_length=MOST_LAYERS), BeforeValidator(_list)] = []
+    annotations: Table = {}
 
 
 class _Outline(_Camel):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticSerializationError
+
+from ocishim.errors import InvalidArgument
 
 
 class SpecModel(BaseModel):
@@ -81,15 +84,15 @@ class Namespace(SpecModel):
 
 
 class Device(SpecModel):
-    """linux.devices[]."""
+    """linux.devices[]; a FIFO has no numbers."""
 
     type: str
     path: str
-    major: int
-    minor: int
-    file_mode: int
-    uid: int
-    gid: int
+    major: int | None = None
+    minor: int | None = None
+    file_mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
 
 
 class DeviceRule(SpecModel):
@@ -166,6 +169,24 @@ class Seccomp(SpecModel):
     syscalls: list[Syscall] = []
 
 
+class IntelRdt(SpecModel):
+    """linux.intelRdt (config-linux.md, IntelRdt)."""
+
+    clos_id: str | None = Field(default=None, alias="closID")
+    schemata: list[str] | None = None
+    l3_cache_schema: str | None = None
+    mem_bw_schema: str | None = None
+    enable_cmt: bool | None = Field(default=None, alias="enableCMT")
+    enable_mbm: bool | None = Field(default=None, alias="enableMBM")
+    enable_monitoring: bool | None = None
+
+
+class NetDevice(SpecModel):
+    """linux.netDevices[]: its name inside."""
+
+    name: str
+
+
 class Linux(SpecModel):
     """linux."""
 
@@ -179,6 +200,28 @@ class Linux(SpecModel):
     seccomp: Seccomp | None = None
     mount_label: str | None = None
     sysctl: dict[str, str] | None = None
+    intel_rdt: IntelRdt | None = None
+    net_devices: dict[str, NetDevice] | None = None
+
+
+class Hook(SpecModel):
+    """hooks.STAGE[]; the timeout in seconds."""
+
+    path: str
+    args: list[str] | None = None
+    env: list[str] | None = None
+    timeout: int | None = None
+
+
+class Hooks(SpecModel):
+    """hooks (config.md, POSIX-platform Hooks)."""
+
+    prestart: list[Hook] | None = None
+    create_runtime: list[Hook] | None = None
+    create_container: list[Hook] | None = None
+    start_container: list[Hook] | None = None
+    poststart: list[Hook] | None = None
+    poststop: list[Hook] | None = None
 
 
 class RuntimeSpec(SpecModel):
@@ -190,8 +233,13 @@ class RuntimeSpec(SpecModel):
     hostname: str | None = None
     mounts: list[Mount]
     linux: Linux
+    hooks: Hooks | None = None
     annotations: dict[str, str] = {}
 
     def to_json(self) -> bytes:
-        """The file's content."""
-        return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+        """The file's content. Raises InvalidArgument for text that JSON cannot hold, such as a file name of other
+        bytes than UTF-8's."""
+        try:
+            return self.model_dump_json(by_alias=True, exclude_none=True).encode()
+        except PydanticSerializationError as error:
+            raise InvalidArgument(f"config.json cannot hold a name or value that is not UTF-8: {error}") from error

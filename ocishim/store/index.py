@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from ocishim.errors import AlreadyExists
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
 
 class Named(Protocol):
@@ -34,6 +34,13 @@ class Index(Generic[T]):
         self._by_id: dict[str, T] = {}
         self._by_name: dict[Hashable, T] = {}
         self._ids: list[str] = []
+        self._added: list[Callable[[T], None]] = []
+        self._removed: list[Callable[[T], None]] = []
+
+    def observe(self, added: Callable[[T], None], removed: Callable[[T], None]) -> None:
+        """Be told of every object that comes and goes from now on, after the fact."""
+        self._added.append(added)
+        self._removed.append(removed)
 
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._by_id.values()))
@@ -49,12 +56,16 @@ class Index(Generic[T]):
         self._by_id[item.id] = item
         self._by_name[item.name_key] = item
         insort(self._ids, item.id)
+        for tell in self._added:
+            tell(item)
 
     def discard(self, item: T) -> None:
         """Forget an object and free its name."""
         if self._by_id.pop(item.id, None) is not None:
             self._by_name.pop(item.name_key, None)
             self._ids.pop(bisect_left(self._ids, item.id))
+            for tell in self._removed:
+                tell(item)
 
     def named(self, key: Hashable) -> T | None:
         """The object of that name."""

@@ -75,6 +75,16 @@ class ContainerPaths:
         """Where the root filesystem is mounted."""
         return f"{self.state}/rootfs"
 
+    @property
+    def checkpoint(self) -> str:
+        """A checkpoint in the making."""
+        return f"{self.root}/checkpoint"
+
+    @property
+    def restore(self) -> str:
+        """The checkpoint that the container is going to be restored from."""
+        return f"{self.root}/restore"
+
     def volume(self, number: int) -> str:
         """Where an image volume is mounted."""
         return f"{self.state}/volumes/{number}"

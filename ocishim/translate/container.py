@@ -8,7 +8,8 @@ import betterproto
 
 from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
-from ocishim.translate import mounts, process, resources, security
+from ocishim.translate import cdi, mounts, process, resources, security
+from ocishim.translate.annotations import CONTAINER_TYPE
 from ocishim.translate.sandbox import TYPES
 
 if TYPE_CHECKING:
@@ -20,9 +21,13 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
     config = inputs.config
     context = config.linux.security_context
     limits = resources.resources(config.linux.resources, inputs.host)
-    limits.devices = security.device_rules(inputs.devices, privileged=context.privileged)
-    return spec.RuntimeSpec(
-        process=_process(inputs),
+    limits.devices = security.device_rules(
+        inputs.devices, privileged=context.privileged and not inputs.without_host_devices
+    )
+    label = security.selinux_label(context, inputs.host)
+    made = spec.RuntimeSpec(
+        process=_process(inputs, label),
+        hostname=inputs.sandbox.hostname if inputs.in_vm else None,
         root=spec.Root(path=inputs.rootfs, readonly=context.readonly_rootfs),
         mounts=mounts.mounts(inputs),
         linux=spec.Linux(
@@ -34,24 +39,29 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
             readonly_paths=[] if context.privileged else list(context.readonly_paths),
             rootfs_propagation=mounts.rootfs_propagation(config),
             seccomp=None if context.privileged else inputs.seccomp,
+            mount_label=security.mount_label(label),
         ),
         annotations=_annotations(inputs),
     )
+    return cdi.apply(made, inputs.cdi) if inputs.cdi.edits else made
 
 
-def _process(inputs: ContainerInputs) -> spec.Process:
+def _process(inputs: ContainerInputs, label: str | None) -> spec.Process:
     config, identity = inputs.config, inputs.identity
     context = config.linux.security_context
     return spec.Process(
         terminal=config.tty,
         user=spec.User(uid=identity.uid, gid=identity.gid, additional_gids=list(identity.additional_gids)),
         args=process.arguments(config, inputs.image),
-        env=process.environment(config, inputs.image, identity, inputs.sandbox.hostname),
+        env=process.environment(config, inputs.image, identity, inputs.sandbox.hostname, defaults=inputs.defaults.env),
         cwd=process.working_directory(config, inputs.image),
-        capabilities=security.capabilities(context, inputs.host, root=identity.uid == 0),
+        capabilities=security.capabilities(
+            context, inputs.host, root=identity.uid == 0, default=inputs.defaults.capabilities
+        ),
+        rlimits=list(inputs.defaults.rlimits) or None,
         no_new_privileges=context.no_new_privs,
-        apparmor_profile=security.apparmor_profile(context, inputs.host),
-        selinux_label=security.selinux_label(context, inputs.host),
+        apparmor_profile=inputs.apparmor,
+        selinux_label=label,
         oom_score_adj=resources.oom_score_adj(config.linux.resources.oom_score_adj, inputs.host),
     )
 
@@ -78,7 +88,7 @@ def _annotations(inputs: ContainerInputs) -> dict[str, str]:
     sandbox = inputs.sandbox
     return {
         **inputs.annotations,
-        "io.kubernetes.cri.container-type": "container",
+        CONTAINER_TYPE: "container",
         "io.kubernetes.cri.container-name": inputs.config.metadata.name,
         "io.kubernetes.cri.image-name": inputs.image_name,
         "io.kubernetes.cri.sandbox-id": sandbox.id,

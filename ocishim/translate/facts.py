@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ocishim.translate.cdi import CdiEdits
+from ocishim.translate.security import DEFAULT_CAPABILITIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ocishim.api.runtime import v1
-    from ocishim.spec.runtime import Seccomp
+    from ocishim.config import MountSettings
+    from ocishim.spec.runtime import Rlimit, Seccomp
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,8 @@ class HostFacts:
     may_raise_limits: bool
     """CAP_SYS_RESOURCE: a lower OOM score than the server's own, higher hard limits."""
     oom_score_adj: int
+    rlimits: Mapping[str, int] = field(default_factory=dict)
+    """The server's own hard limits by name (nofile, …)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,16 @@ class SandboxFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the operator gives every container."""
+
+    env: tuple[str, ...] = ()
+    mounts: tuple[MountSettings, ...] = ()
+    rlimits: tuple[Rlimit, ...] = ()
+    capabilities: tuple[str, ...] = DEFAULT_CAPABILITIES
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerInputs:
     """All that container_spec looks at."""
 
@@ -116,6 +132,15 @@ class ContainerInputs:
     devices: tuple[GrantedDevice, ...] = ()
     host_devices: tuple[DeviceFacts, ...] = ()
     """All device nodes of the host, for a privileged container."""
+    without_host_devices: bool = False
+    """Whether even a privileged container gets only the devices that it asks for."""
     target_pid_namespace: str | None = None
     seccomp: Seccomp | None = None
     annotations: Mapping[str, str] = field(default_factory=dict)
+    """Those that its handler passes on."""
+    apparmor: str | None = None
+    """The profile that it runs under."""
+    defaults: Defaults = Defaults()
+    cdi: CdiEdits = field(default_factory=CdiEdits)
+    in_vm: bool = False
+    """Whether the runtime joins it to a sandbox of its own, which no host namespace's path can name."""

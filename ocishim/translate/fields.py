@@ -11,12 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_NAME = 253
+LONGEST_COMPONENT = 255
+LONGEST_PATH = 4095
+"""NAME_MAX and PATH_MAX less the NUL (limits.h)."""
+LONGEST_STRING = 131071
+"""Bytes of one argument or variable of a program, less the NUL (execve(2))."""
 LARGEST_ID = 2**31 - 1
+_SHOWN = 80
 
 
 def refuse(path: str, value: object, why: str) -> InvalidArgument:
     """The error for a field: raise what this returns."""
-    return InvalidArgument(f"{path}: {value!r} {why}")
+    shown = repr(value)
+    if len(shown) > _SHOWN:
+        shown = f"{shown[:_SHOWN]}…"
+    return InvalidArgument(f"{path}: {shown} {why}")
 
 
 def text(path: str, value: str, *, newline: bool = False) -> None:
@@ -33,7 +42,7 @@ def name(path: str, value: str) -> None:
         raise InvalidArgument(f"{path} is required")
     text(path, value)
     if len(value) > LONGEST_NAME:
-        raise refuse(path, value[:40] + "…", f"is longer than {LONGEST_NAME} characters")
+        raise refuse(path, value, f"is longer than {LONGEST_NAME} characters")
     if "/" in value or value in (".", ".."):
         raise refuse(path, value, "is not a plain name")
 
@@ -45,6 +54,7 @@ def absolute(path: str, value: str) -> None:
         raise refuse(path, value, "is not an absolute path")
     if ".." in value.split("/"):
         raise refuse(path, value, "must not hold '..'")
+    _fits(path, value)
 
 
 def beneath(path: str, value: str) -> None:
@@ -52,6 +62,38 @@ def beneath(path: str, value: str) -> None:
     text(path, value)
     if value.startswith("/") or posixpath.normpath(value).split("/")[0] == "..":
         raise refuse(path, value, "leaves its directory")
+    _fits(path, value)
+
+
+def _fits(path: str, value: str) -> None:
+    if len(value.encode()) > LONGEST_PATH:
+        raise refuse(path, value, f"is longer than {LONGEST_PATH} bytes")
+    if any(len(part.encode()) > LONGEST_COMPONENT for part in value.split("/")):
+        raise refuse(path, value, f"has a part of more than {LONGEST_COMPONENT} bytes")
+
+
+def word(path: str, value: str, *, longest: int = LONGEST_NAME) -> None:
+    """Something printed that stands between blanks in a file: not empty, no white space, no control characters."""
+    if not value or any(character.isspace() or not character.isprintable() for character in value):
+        raise refuse(path, value, "is empty, or holds white space or control characters")
+    if len(value) > longest:
+        raise refuse(path, value, f"is longer than {longest} characters")
+
+
+def notes(path: str, values: Mapping[str, str]) -> None:
+    """Labels and annotations: they come back unaltered, and go where a NUL would end them."""
+    for key, value in values.items():
+        if not key:
+            raise refuse(path, key, "is no key")
+        text(path, key)
+        text(f"{path}[{key}]", value, newline=True)
+
+
+def argument(path: str, value: str) -> None:
+    """What a program is given, or a variable of its environment."""
+    text(path, value, newline=True)
+    if len(value.encode()) > LONGEST_STRING:
+        raise refuse(path, value, f"is longer than {LONGEST_STRING} bytes")
 
 
 def bounded(path: str, value: int, low: int, high: int) -> None:

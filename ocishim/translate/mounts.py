@@ -9,6 +9,8 @@ from ocishim.api.runtime import v1
 from ocishim.spec.runtime import Mount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ocishim.translate.facts import ContainerInputs, MountSource
 
 _PROPAGATION: Final = {
@@ -17,17 +19,27 @@ _PROPAGATION: Final = {
     v1.MountPropagation.PROPAGATION_BIDIRECTIONAL: "rshared",
 }
 _NO_EXEC: Final = ["nosuid", "noexec", "nodev"]
+_SHM: Final = "/dev/shm"  # noqa: S108 - a place in the container
 
 
 def mounts(inputs: ContainerInputs) -> list[Mount]:
     """All mounts in the order in which they are made: a directory before what lies in it."""
     context = inputs.config.linux.security_context
+    asked = [_request_mount(source) for source in inputs.mounts]
     table = {mount.destination: mount for mount in _defaults(inputs, privileged=context.privileged)}
-    for source in inputs.mounts:
-        wanted = _request_mount(source)
-        table[wanted.destination] = wanted
-    # Stable: of two equally deep ones the earlier stays first.
-    return sorted(table.values(), key=lambda mount: mount.destination.rstrip("/").count("/"))
+    if any(mount.destination == "/dev" for mount in asked):
+        # The host's own /dev, or another whole one: nothing of ours goes over what is in it but the pod's memory.
+        table = {place: mount for place, mount in table.items() if not place.startswith("/dev/") or place == _SHM}
+    for extra in inputs.defaults.mounts:
+        place = posixpath.normpath(extra.destination)
+        table[place] = Mount(destination=place, type="bind", source=extra.source, options=list(extra.options))
+    table |= {mount.destination: mount for mount in asked}
+    return in_order(table.values())
+
+
+def in_order(made: Iterable[Mount]) -> list[Mount]:
+    """A directory before what lies in it; of two equally deep ones the earlier stays first."""
+    return sorted(made, key=lambda mount: mount.destination.rstrip("/").count("/"))
 
 
 def _defaults(inputs: ContainerInputs, *, privileged: bool) -> list[Mount]:
@@ -56,7 +68,7 @@ def _defaults(inputs: ContainerInputs, *, privileged: bool) -> list[Mount]:
         ),
     ]
     sandbox = inputs.sandbox
-    result.append(_bind("/dev/shm", sandbox.shm, ["rw", "nosuid", "noexec", "nodev"]))  # noqa: S108
+    result.append(_bind(_SHM, sandbox.shm, ["rw", "nosuid", "noexec", "nodev"]))
     root_is_readonly = inputs.config.linux.security_context.readonly_rootfs
     for destination, source in (
         ("/etc/resolv.conf", sandbox.resolv_conf),

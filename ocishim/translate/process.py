@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 from ocishim.errors import InvalidArgument
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from ocishim.api.runtime import v1
     from ocishim.translate.facts import Identity, ImageFacts
 
@@ -24,9 +26,17 @@ def arguments(config: v1.ContainerConfig, image: ImageFacts) -> list[str]:
     return line
 
 
-def environment(config: v1.ContainerConfig, image: ImageFacts, identity: Identity, hostname: str) -> list[str]:
+def environment(
+    config: v1.ContainerConfig,
+    image: ImageFacts,
+    identity: Identity,
+    hostname: str,
+    *,
+    defaults: Iterable[str] = (),
+) -> list[str]:
     """One value a name: defaults, the image's over them, the request's over those."""
     variables = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname}
+    variables |= dict(entry.split("=", 1) for entry in defaults)
     if config.tty:
         variables["TERM"] = "xterm"
     for entry in image.env:

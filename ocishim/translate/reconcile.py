@@ -65,6 +65,9 @@ def reconcile_container(  # noqa: PLR0911 - a decision table reads best as one
         return _unknown(status, now), "clear"
     if not status.launched_at:
         return status, "keep"
+    if observed.has_exit_file:
+        # It ran and ended, and only its start could not be recorded.
+        return status.model_copy(update={"started_at": status.launched_at}), "finish"
     if observed.launched is not None:
         started = status.model_copy(update={"started_at": status.launched_at, "process": observed.launched})
         return started, "watch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import betterproto
@@ -11,11 +12,13 @@ from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.spec import runtime as spec
 from ocishim.translate import fields
+from ocishim.translate.annotations import CONTAINER_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LONGEST_HOSTNAME: Final = 64
+_NOBODY: Final = 65535
 _SYSCTL: Final = re.compile(r"^[a-z0-9]([-_a-z0-9]*[a-z0-9])?([./][a-z0-9*]([-_a-z0-9]*[a-z0-9])?)+$", re.IGNORECASE)
 _IPC_SYSCTLS: Final = (
     "kernel.shmmax",
@@ -66,14 +69,18 @@ def resolv_conf(dns: v1.DnsConfig) -> bytes | None:
     return "".join(f"{line}\n" for line in lines).encode() if lines else None
 
 
-def sysctls(config: v1.PodSandboxConfig) -> dict[str, str]:
-    """The pod's sysctls in dotted form. Raises InvalidArgument for one that is not the pod's own.
+def sysctls(config: v1.PodSandboxConfig, defaults: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The pod's sysctls in dotted form: the operator's defaults for the namespaces that it has, the request's over
+    them. Raises InvalidArgument for one that is not the pod's own.
 
     Only what a namespace of the pod keeps to itself may be set, and no value may break out of its file
     (CVE-2022-0811 wrote kernel.core_pattern through a `+` in a value).
     """
     options = config.linux.security_context.namespace_options
     result: dict[str, str] = {}
+    for name, value in (defaults or {}).items():
+        if not uses_host(options.network if _dotted(name).startswith("net.") else options.ipc):
+            result[_dotted(name)] = value
     for given, value in config.linux.sysctls.items():
         path = f"config.linux.sysctls[{given}]"
         if not _SYSCTL.match(given):
@@ -113,20 +120,52 @@ def cgroup_parent(config: v1.PodSandboxConfig, default: str) -> str:
     return "/" + "/".join(part for part in parent.split("/") if part not in ("", "."))
 
 
-def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str, str]) -> spec.RuntimeSpec:
+@dataclass(frozen=True, slots=True)
+class PauseSettings:
+    """What the pod's security context and its handler say of the pause process."""
+
+    uid: int = _NOBODY
+    gid: int = _NOBODY
+    additional_gids: tuple[int, ...] = ()
+    seccomp: spec.Seccomp | None = None
+    selinux_label: str | None = None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    hostname: str | None = None
+    """Where the runtime makes a sandbox of its own, which the host's UTS namespace does not reach."""
+    sysctls: Mapping[str, str] | None = None
+    """Likewise."""
+
+
+def pause_user(context: v1.LinuxSandboxSecurityContext) -> tuple[int, int, tuple[int, ...]]:
+    """Whom the pause process runs as: the request's user and groups, else nobody."""
+    uid = context.run_as_user.value if betterproto.serialized_on_wire(context.run_as_user) else _NOBODY
+    gid = context.run_as_group.value if betterproto.serialized_on_wire(context.run_as_group) else _NOBODY
+    return uid, gid, tuple(sorted(set(context.supplemental_groups)))
+
+
+def pause_spec(
+    *,
+    rootfs: str,
+    pause: str,
+    cgroup: str,
+    namespaces: Mapping[str, str],
+    settings: PauseSettings = PauseSettings(),
+) -> spec.RuntimeSpec:
     """The process that keeps a shared PID namespace: a static init in an otherwise empty root."""
     kinds = [spec.Namespace(type="pid"), spec.Namespace(type="mount")]
     kinds += [spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"]
     return spec.RuntimeSpec(
         process=spec.Process(
-            user=spec.User(uid=65535, gid=65535),
+            user=spec.User(uid=settings.uid, gid=settings.gid, additional_gids=list(settings.additional_gids) or None),
             args=["/pause", "-P"],
             env=["PATH=/"],
             cwd="/",
             capabilities=spec.Capabilities(),
             no_new_privileges=True,
+            selinux_label=settings.selinux_label,
         ),
         root=spec.Root(path=rootfs, readonly=True),
+        hostname=settings.hostname,
         mounts=[
             spec.Mount(destination="/dev", type="tmpfs", source="tmpfs", options=["nosuid", "noexec", "size=64k"]),
             spec.Mount(destination="/proc", type="proc", source="proc", options=["nosuid", "noexec", "nodev"]),
@@ -137,8 +176,10 @@ def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str,
             namespaces=kinds,
             resources=spec.Resources(devices=[spec.DeviceRule(allow=False, access="rwm")]),
             masked_paths=["/proc/kcore", "/proc/keys"],
+            seccomp=settings.seccomp,
+            sysctl=dict(settings.sysctls) if settings.sysctls else None,
         ),
-        annotations={"io.kubernetes.cri.container-type": "sandbox"},
+        annotations={CONTAINER_TYPE: "sandbox", **settings.annotations},
     )
 
 

@@ -12,6 +12,7 @@ from ocishim.api.runtime import v1
 from ocishim.errors import InvalidArgument
 from ocishim.spec import runtime as spec
 from ocishim.spec.seccomp import Condition, Profile, ProfileSyscall
+from ocishim.translate import fields
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -23,6 +24,9 @@ _NATIVE: Final = {
     "riscv64": ("riscv64", "SCMP_ARCH_RISCV64"),
     "ppc64le": ("ppc64le", "SCMP_ARCH_PPC64LE"),
     "s390x": ("s390x", "SCMP_ARCH_S390X"),
+    "i686": ("x86", "SCMP_ARCH_X86"),
+    "mips64": ("mips64", "SCMP_ARCH_MIPS64"),
+    "loongarch64": ("loongarch64", "SCMP_ARCH_LOONGARCH64"),
 }
 _LOCALHOST: Final = "localhost/"
 
@@ -33,12 +37,18 @@ class ProfileChoice:
 
     kind: Literal["unconfined", "default", "localhost"]
     path: str = ""
+    """Absolute, or below the configured root."""
 
 
-def choice(context: v1.LinuxContainerSecurityContext) -> ProfileChoice:  # noqa: PLR0911 - a decision table
+SecurityContext = v1.LinuxContainerSecurityContext | v1.LinuxSandboxSecurityContext
+
+
+def choice(  # noqa: PLR0911 - a decision table
+    context: SecurityContext, path: str = "config.linux.security_context"
+) -> ProfileChoice:
     """The profile asked for; none asked for is unconfined, as in the peers; privileged is always so.
 
-    Raises InvalidArgument for a localhost profile that is not an absolute path.
+    Raises InvalidArgument, with the field below `path`, for a localhost profile that leaves its root.
     """
     if context.privileged:
         return ProfileChoice("unconfined")
@@ -48,21 +58,23 @@ def choice(context: v1.LinuxContainerSecurityContext) -> ProfileChoice:  # noqa:
             return ProfileChoice("default")
         if kind == v1.SecurityProfileProfileType.Unconfined:
             return ProfileChoice("unconfined")
-        return _localhost(context.seccomp.localhost_ref)
+        return _localhost(f"{path}.seccomp.localhost_ref", context.seccomp.localhost_ref)
     old = context.seccomp_profile_path
     if old in ("runtime/default", "docker/default"):
         return ProfileChoice("default")
     if old in ("", "unconfined"):
         return ProfileChoice("unconfined")
-    return _localhost(old)
+    if not old.startswith(_LOCALHOST):
+        raise fields.refuse(f"{path}.seccomp_profile_path", old, "is none of runtime/default, unconfined, localhost/…")
+    return _localhost(f"{path}.seccomp_profile_path", old)
 
 
-def _localhost(reference: str) -> ProfileChoice:
+def _localhost(field: str, reference: str) -> ProfileChoice:
+    """An absolute path, or one below the configured root."""
     path = reference.removeprefix(_LOCALHOST)
-    if not path.startswith("/") or ".." in path.split("/"):
-        raise InvalidArgument(
-            f"config.linux.security_context.seccomp.localhost_ref: {reference!r} is not an absolute path"
-        )
+    fields.text(field, reference)
+    if not path or ".." in path.split("/"):
+        raise fields.refuse(field, reference, "is no path, or holds '..'")
     return ProfileChoice("localhost", path)
 
 

@@ -12,7 +12,7 @@ from ocishim.spec import runtime as spec
 from ocishim.translate import fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ocishim.translate.facts import DeviceFacts, GrantedDevice, HostFacts
 
@@ -109,13 +109,24 @@ def canonical_capability(given: str) -> str:
 def check_capabilities(path: str, capabilities: v1.Capability) -> None:
     """Raises InvalidArgument for a name that no kernel knows."""
     for key in ("add_capabilities", "drop_capabilities", "add_ambient_capabilities"):
-        for given in getattr(capabilities, key):
-            name = canonical_capability(given)
-            if name not in KERNEL_CAPABILITIES and (name != "ALL" or key == "add_ambient_capabilities"):
-                raise fields.refuse(f"{path}.{key}", given, "is no capability")
+        check_names(f"{path}.{key}", getattr(capabilities, key), allow_all=key != "add_ambient_capabilities")
 
 
-def capabilities(context: v1.LinuxContainerSecurityContext, host: HostFacts, *, root: bool) -> spec.Capabilities:
+def check_names(path: str, names: Iterable[str], *, allow_all: bool = False) -> None:
+    """Raises InvalidArgument for the first that is no capability."""
+    for index, given in enumerate(names):
+        name = canonical_capability(given)
+        if name not in KERNEL_CAPABILITIES and not (allow_all and name == "ALL"):
+            raise fields.refuse(f"{path}[{index}]", given, "is no capability")
+
+
+def capabilities(
+    context: v1.LinuxContainerSecurityContext,
+    host: HostFacts,
+    *,
+    root: bool,
+    default: Iterable[str] = DEFAULT_CAPABILITIES,
+) -> spec.Capabilities:
     """The five sets. What the server itself lacks is left out of ALL and of the defaults.
 
     Raises FailedPrecondition where such a capability is asked for by name: it cannot be had. Inheritable stays
@@ -125,7 +136,7 @@ def capabilities(context: v1.LinuxContainerSecurityContext, host: HostFacts, *, 
     if context.privileged:
         granted = set(host.capabilities)
     else:
-        granted = _granted(asked.add_capabilities, asked.drop_capabilities, host)
+        granted = _granted(asked.add_capabilities, asked.drop_capabilities, host, default)
     ambient = {canonical_capability(given) for given in asked.add_ambient_capabilities}
     _must_have(ambient, host)
     granted |= ambient
@@ -140,11 +151,11 @@ def capabilities(context: v1.LinuxContainerSecurityContext, host: HostFacts, *, 
     )
 
 
-def _granted(add: Sequence[str], drop: Sequence[str], host: HostFacts) -> set[str]:
+def _granted(add: Sequence[str], drop: Sequence[str], host: HostFacts, default: Iterable[str]) -> set[str]:
     added = {canonical_capability(given) for given in add}
     dropped = {canonical_capability(given) for given in drop}
     _must_have(added - {"ALL"} - dropped, host)
-    base = set(host.capabilities) if "ALL" in added else set(DEFAULT_CAPABILITIES) & host.capabilities
+    base = set(host.capabilities) if "ALL" in added else set(default) & host.capabilities
     if "ALL" in dropped:
         base = set()
     return (base | (added - {"ALL"})) - dropped
@@ -211,23 +222,51 @@ def _node(device: DeviceFacts, path: str) -> spec.Device:
     )
 
 
-def apparmor_profile(context: v1.LinuxContainerSecurityContext, host: HostFacts) -> str | None:
-    """The profile's name; None where the kernel has no AppArmor and none was asked for by name."""
+def apparmor_profile(
+    context: v1.LinuxContainerSecurityContext, host: HostFacts, default: str = "", loaded: Collection[str] | None = None
+) -> str | None:
+    """The profile's name; None where none is meant, or the kernel has no AppArmor and none was asked for by name.
+
+    `default` is what RuntimeDefault means, `loaded` the kernel's profiles, None for not known. Raises
+    FailedPrecondition for a profile that is asked for by name and is not there.
+    """
     profile = context.apparmor
     name = ""
+    wants_default = context.apparmor_profile == "runtime/default"
     if betterproto.serialized_on_wire(profile):
+        wants_default = profile.profile_type == v1.SecurityProfileProfileType.RuntimeDefault
         if profile.profile_type == v1.SecurityProfileProfileType.Localhost:
             name = profile.localhost_ref.removeprefix("localhost/")
     elif context.apparmor_profile.startswith("localhost/"):
         name = context.apparmor_profile.removeprefix("localhost/")
+    path = "config.linux.security_context.apparmor"
     if name and not host.has_apparmor:
-        raise FailedPrecondition(
-            f"config.linux.security_context.apparmor: profile {name!r}: the kernel has no AppArmor"
-        )
-    return None if context.privileged else name or None
+        raise FailedPrecondition(f"{path}: profile {name!r}: the kernel has no AppArmor")
+    if context.privileged:
+        return None
+    if wants_default and host.has_apparmor:
+        name = default
+    if name and loaded is not None and name not in loaded:
+        raise FailedPrecondition(f"{path}: profile {name!r} is not loaded; load it with apparmor_parser -r")
+    return name or None
 
 
-def selinux_label(context: v1.LinuxContainerSecurityContext, host: HostFacts) -> str | None:
+def loaded_profiles(content: str) -> frozenset[str]:
+    """Names in the kernel's list of AppArmor profiles: a line each, `NAME (MODE)`."""
+    return frozenset(line.rpartition(" (")[0] for line in content.splitlines() if " (" in line)
+
+
+def mount_label(label: str | None) -> str | None:
+    """The SELinux label of a container's files, which goes with the label of its process."""
+    if label is None:
+        return None
+    level = label.split(":", 3)[3]
+    return f"system_u:object_r:container_file_t:{level}"
+
+
+def selinux_label(
+    context: v1.LinuxContainerSecurityContext | v1.LinuxSandboxSecurityContext, host: HostFacts
+) -> str | None:
     """The process label, None where the kernel has no SELinux and none was asked for by name."""
     options = context.selinux_options
     parts = (options.user, options.role, options.type, options.level)
@@ -237,5 +276,5 @@ def selinux_label(context: v1.LinuxContainerSecurityContext, host: HostFacts) ->
         raise FailedPrecondition(
             f"config.linux.security_context.selinux_options: {':'.join(parts)!r}: the kernel has no SELinux"
         )
-    defaults = ("system_u", "system_r", "container_t", "s0")
+    defaults = ("system_u", "system_r", "spc_t" if context.privileged else "container_t", "s0")
     return ":".join(part or default for part, default in zip(parts, defaults, strict=True))

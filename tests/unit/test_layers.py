@@ -19,11 +19,13 @@ ROWS = (
     ("cli",),
     ("commands",),
     ("daemon", "check", "client"),
+    ("dump", "logs"),
     ("cri",),
     ("lifecycle",),
     ("streaming",),
     ("runtime", "network", "images", "metrics", "store"),
     ("linux",),
+    ("tracing",),
     ("translate",),
     ("protocol",),
     ("spec",),
@@ -31,6 +33,7 @@ ROWS = (
     ("model",),
     ("config",),
     ("errors",),
+    ("effects",),
     ("",),  # ocishim/__init__.py: the version, and nothing else
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}

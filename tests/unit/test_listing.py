@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ocishim.api.runtime import v1
 from ocishim.cri.interceptor import method_name, one_line
-from ocishim.cri.listing import has_labels, join, varint
+from ocishim.cri.listing import CHUNK, chunks, has_labels, join, varint
 
 
 @given(st.lists(st.text(max_size=300), max_size=20))
@@ -17,6 +17,14 @@ def test_joined_entries_are_the_messages_bytes(names: list[str]) -> None:
     joined = join((bytes(each) for each in containers), 1).content
     assert v1.ListContainersResponse().parse(joined) == v1.ListContainersResponse(containers=containers)
     assert joined == bytes(v1.ListContainersResponse(containers=containers))
+
+
+@given(st.lists(st.integers(0, 2 * CHUNK), max_size=12))
+def test_chunks_hold_each_entry_once_and_none_is_empty_or_much_too_large(sizes: list[int]) -> None:
+    entries = [bytes(size) for size in sizes]
+    found = list(chunks(entries))
+    assert [entry for chunk in found for entry in chunk] == entries
+    assert all(chunk and (len(chunk) == 1 or sum(map(len, chunk)) <= CHUNK) for chunk in found)
 
 
 @pytest.mark.parametrize(("number", "encoded"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02")])

@@ -71,6 +71,13 @@ def test_a_start_that_succeeded_without_the_server_is_adopted() -> None:
     assert (status.started_at, status.process, status.is_running) == (2, PROCESS, True)
 
 
+def test_a_container_that_ran_and_ended_without_the_server_has_its_own_end() -> None:
+    observed = ContainerObserved(rebooted=False, has_exit_file=True, process_alive=False, launched=None)
+    status, action = reconcile_container(LAUNCHED, observed, NOW)
+    assert action == "finish"
+    assert (status.started_at, status.process, status.is_running) == (2, None, True)
+
+
 def test_a_start_that_died_with_the_server_has_failed() -> None:
     status, action = reconcile_container(LAUNCHED, NOTHING, NOW)
     assert action == "clear"

@@ -54,8 +54,16 @@ def write(layout: Path) -> None:
 def _tree() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for directory, mode in (("bin", 0o755), ("etc", 0o755), ("root", 0o700), ("tmp", 0o1777)):
+        for directory, mode in (
+            ("bin", 0o755),
+            ("etc", 0o755),
+            ("root", 0o700),
+            ("tmp", 0o1777),
+            ("var", 0o755),
+            ("var/tmp", 0o1777),
+        ):
             _add(tar, directory, tarfile.DIRTYPE, mode)
+        _add(tar, "escape", tarfile.SYMTYPE, 0o777, link="../../../../var/tmp")
         _add(tar, "bin/busybox", tarfile.REGTYPE, 0o755, content=BUSYBOX.read_bytes())
         listing = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True)
         for applet in sorted(set(listing.stdout.split()) - {"busybox"}):

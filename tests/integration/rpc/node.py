@@ -53,7 +53,7 @@ class Node:
             f'root = "{self.root}"\nstate = "{self.state}"\nlisten = "unix://{self.socket}"\n'
             f'default_runtime = "{self.runtime_name}"\n'
             f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\ntimeout = 20.0\n'
-            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\n'
+            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\nformat = "text"\n'
         )
 
     def network(self, plugins: list[dict[str, object]] | None = None) -> None:
@@ -72,11 +72,18 @@ class Node:
         content = {"cniVersion": "1.0.0", "name": self.word, "plugins": plugins or [bridge, ports]}
         (self.cni / "10.conflist").write_text(json.dumps(content))
 
+    def command(self) -> list[str]:
+        """What starts the server."""
+        return [sys.executable, "-m", "ocishim", "serve", "--config", str(self.config)]
+
+    def environment(self) -> dict[str, str]:
+        """What it starts with."""
+        return dict(os.environ)
+
     def start(self) -> None:
         """Start the server and wait until it answers."""
         with (self.scratch / "server.log").open("ab") as log:
-            command = [sys.executable, "-m", "ocishim", "serve", "--config", str(self.config)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command(), env=self.environment(), stdout=log, stderr=log)
         options = [("grpc.max_receive_message_length", LARGEST_ANSWER)]
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options=options)
         deadline = time.monotonic() + READY_WITHIN

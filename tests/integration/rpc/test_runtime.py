@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import grpc
-import pytest
 from cri_api.v1 import api_pb2 as pb
 from cri_api.v1alpha2 import api_pb2 as old
 from cri_api.v1alpha2 import api_pb2_grpc as old_grpc
-
-from rpc.node import refusal
 
 if TYPE_CHECKING:
     from rpc.node import Node, Pods
@@ -42,13 +38,6 @@ def test_the_cgroup_driver_is_told(node: Node) -> None:
     assert node.runtime.RuntimeConfig(pb.RuntimeConfigRequest()).linux.cgroup_driver == pb.CGROUPFS
 
 
-@pytest.mark.parametrize("rpc", ["Exec", "Attach", "PortForward", "CheckpointContainer"])
-def test_what_is_not_built_yet_says_so_by_name(node: Node, rpc: str) -> None:
-    code, words = refusal(getattr(node.runtime, rpc), getattr(pb, f"{rpc}Request")())
-    assert code == grpc.StatusCode.UNIMPLEMENTED
-    assert rpc in words
-
-
 def test_v1alpha2_is_served_by_the_same_pods(node: Node, pods: Pods) -> None:
     runtime: Any = old_grpc.RuntimeServiceStub(node.channel)  # type: ignore[no-untyped-call]
     images: Any = old_grpc.ImageServiceStub(node.channel)  # type: ignore[no-untyped-call]
@@ -60,4 +49,3 @@ def test_v1alpha2_is_served_by_the_same_pods(node: Node, pods: Pods) -> None:
     assert status.state == old.CONTAINER_RUNNING
     assert runtime.ExecSync(old.ExecSyncRequest(container_id=container_id, cmd=["echo", "hi"])).stdout == b"hi\n"
     assert images.ListImages(old.ListImagesRequest()).images
-    assert refusal(runtime.Exec, old.ExecRequest())[0] == grpc.StatusCode.UNIMPLEMENTED

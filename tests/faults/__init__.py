@@ -1,0 +1,1 @@
+"""Ending, failing and stalling the server at every effect it has, and what must be there afterwards."""
