@@ -18,6 +18,7 @@ import pytest
 from cri_api.v1 import api_pb2 as pb
 
 from ocishim.api.runtime import v1
+from ocishim.linux import mount
 from rpc import fake_criu, layouts
 from rpc.node import refusal
 
@@ -248,6 +249,19 @@ def test_bad_requests(site: Site, fields: dict[str, Any]) -> None:
     code, words = refusal(site.node.runtime.CheckpointContainer, request)
     assert code == INVALID
     assert next(iter(fields)) in words
+
+
+def test_a_full_disk_is_one_and_leaves_nothing(site: Site) -> None:
+    container_id = site.pods.sleeper(site.pods.run(handler="criu"))
+    mount.mount("small", str(site.archives), "tmpfs", data="size=8k")
+    try:
+        request = pb.CheckpointContainerRequest(container_id=container_id, location=str(site.archives / "a.tar"))
+        code, words = refusal(site.node.runtime.CheckpointContainer, request)
+        assert code == grpc.StatusCode.RESOURCE_EXHAUSTED, words
+        assert not list(site.archives.iterdir())
+    finally:
+        mount.unmount_all(str(site.archives))
+    assert site.pods.exec(container_id, "echo", "alive").stdout == b"alive\n"
 
 
 def test_what_does_not_run_cannot_be_checkpointed(site: Site) -> None:
