@@ -64,6 +64,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Until there is something to tell; not ignored, which every child would inherit.
+    loop.add_signal_handler(signal.SIGUSR1, log.info, "dump: still starting")
     become_subreaper()
     loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
