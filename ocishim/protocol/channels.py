@@ -49,8 +49,10 @@ class ChannelDecoder:
     def feed(self, piece: bytes, *, finished: bool) -> Chunk | Closed | None:
         """A piece of a message, and whether it is the last. None where it brings nothing. Raises ChannelError."""
         if self._channel is None:
+            if not piece and finished:
+                raise ChannelError("a message without a channel")
             if not piece:
-                return self._nothing(finished=finished)
+                return None
             self._channel = piece[0] - _FIRST_DIGIT if self._base64 else piece[0]
             piece = piece[1:]
         channel = self._channel
@@ -60,10 +62,6 @@ class ChannelDecoder:
             return self._closed(piece, finished=finished)
         data = self._decode(piece, finished=finished) if self._base64 else piece
         return Chunk(channel, data)
-
-    def _nothing(self, *, finished: bool) -> None:
-        if finished:
-            raise ChannelError("a message without a channel")
 
     def _closed(self, piece: bytes, *, finished: bool) -> Closed | None:
         self._rest += piece

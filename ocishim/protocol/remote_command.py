@@ -26,7 +26,7 @@ WEBSOCKET_PROTOCOLS: Final = (V5, V4, V4_BASE64, V1, V1_BASE64)
 """The best first; a WebSocket client that names none speaks V1."""
 _WITH_SIZES: Final = frozenset((V3, V4, V4_BASE64, V5))
 _WITH_DOCUMENT: Final = frozenset((V4, V4_BASE64, V5))
-_LONGEST_SIZE: Final = 1024
+_LONGEST_SIZE: Final = 256
 _LARGEST_SIDE: Final = 0xFFFF
 """Of a terminal, in characters (struct winsize, ioctl_tty(2))."""
 
@@ -96,13 +96,16 @@ class Outcome:
     def _document(self) -> dict[str, object]:
         """A metav1.Status of Kubernetes' API."""
         if self.failure:
-            failed = {"metadata": {}, "status": "Failure", "reason": "InternalError", "message": self.failure}
-            return failed | {"details": {"causes": [{"message": self.failure}]}, "code": 500}
+            details = {"causes": [{"message": self.failure}]}
+            return _failure("InternalError", self.failure, details) | {"code": 500}
         if self.exit_code:
             causes = [{"reason": "ExitCode", "message": str(self.exit_code)}]
-            failed = {"metadata": {}, "status": "Failure", "reason": "NonZeroExitCode", "message": self._exited()}
-            return failed | {"details": {"causes": causes}}
+            return _failure("NonZeroExitCode", self._exited(), {"causes": causes})
         return {"metadata": {}, "status": "Success"}
+
+
+def _failure(reason: str, message: str, details: dict[str, list[dict[str, str]]]) -> dict[str, object]:
+    return {"metadata": {}, "status": "Failure", "reason": reason, "message": message, "details": details}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,8 @@ class SizeParser:
         while text := self._text.lstrip():
             self._text = text
             end = text.find("}") + 1
+            if end > _LONGEST_SIZE:
+                raise ValueError(f"{text[:40]!r} is no terminal size")
             if not end:
                 if len(text) > _LONGEST_SIZE or not text.startswith("{"):
                     raise ValueError(f"{text[:40]!r} is no terminal size")
@@ -137,10 +142,13 @@ class SizeParser:
 
 def _size(text: str) -> Size:
     document = json.loads(text)
-    sides = [document.get(name) for name in ("Width", "Height")] if isinstance(document, dict) else []
-    for side in sides:
-        if type(side) is not int or not 0 <= side <= _LARGEST_SIDE:
-            raise ValueError(f"{text[:80]!r} is no terminal size")
-    if not sides:
+    if not isinstance(document, dict):
+        raise ValueError(f"{text[:80]!r} is no terminal size")  # noqa: TRY004 - of the peer's text, not of an argument
+    width, height = (document.get(name) for name in ("Width", "Height"))
+    if type(width) is not int or type(height) is not int or not _is_side(width) or not _is_side(height):
         raise ValueError(f"{text[:80]!r} is no terminal size")
-    return Size(*sides)
+    return Size(width, height)
+
+
+def _is_side(length: int) -> bool:
+    return 0 <= length <= _LARGEST_SIDE

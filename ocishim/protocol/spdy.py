@@ -184,15 +184,13 @@ class SpdyConnection:
             case frames.Headers():
                 self._take_headers(frame, events)
             case frames.RstStream(stream_id, status):
-                if self._streams.pop(stream_id, None):
-                    events.append(StreamReset(stream_id, status))
+                self._take_reset(stream_id, status, events)
             case frames.Settings(values):
                 self._take_settings(values, events)
-            case frames.Ping(ping_id):
-                if ping_id % 2 == self._parity:
-                    events.append(PingAnswered(ping_id))
-                else:
-                    self._send(frame)
+            case frames.Ping(ping_id) if ping_id % 2 == self._parity:
+                events.append(PingAnswered(ping_id))
+            case frames.Ping():
+                self._send(frame)
             case frames.GoAway(last_stream_id, status):
                 events.append(GoneAway(last_stream_id, status))
             case frames.WindowUpdate(stream_id, delta):
@@ -207,15 +205,14 @@ class SpdyConnection:
             self._refuse(stream_id, Reset.PROTOCOL_ERROR, events)
             return
         self._last_peer = stream_id
-        if self.ended or len(self._streams) >= self._limits.streams:
+        # One-way streams serve for pushing what was not asked for (section 3.3); nobody here asks.
+        if self.ended or frame.unidirectional or len(self._streams) >= self._limits.streams:
             self._refuse(stream_id, Reset.REFUSED_STREAM, events)
             return
         stream = _Stream(self._initial_send_window, self._stream_window, replied=False)
         stream.remote_open = not frame.fin
-        stream.local_open = not frame.unidirectional
         self._streams[stream_id] = stream
         events.append(StreamOpened(stream_id, headers, frame.fin))
-        self._forget_if_closed(stream_id)
 
     def _take_headers(self, frame: frames.Headers, events: list[Event]) -> None:
         headers = self._decompressor.headers(frame.block)
@@ -251,6 +248,10 @@ class SpdyConnection:
         else:
             events.append(DataReceived(frame.stream_id, frame.data, frame.fin))
             self._remote_end(frame.stream_id, stream, fin=frame.fin)
+
+    def _take_reset(self, stream_id: int, status: int, events: list[Event]) -> None:
+        if self._streams.pop(stream_id, None):
+            events.append(StreamReset(stream_id, status))
 
     def _take_settings(self, values: Mapping[int, int], events: list[Event]) -> None:
         self.peer_has_windows = True
