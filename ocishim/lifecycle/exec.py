@@ -37,9 +37,8 @@ async def exec_sync(node: Node, container: Container, command: Sequence[str], ti
     """
     exec_start.check(container, command)
     async with _collected(node, container, command) as (child, out, err):
-        if child is None:
-            words, code = exec_start.refused(container, command[0], err.finish())
-            return ExecResult(b"", f"{words}\n".encode(), code)
+        if isinstance(child, exec_start.Refusal):
+            return ExecResult(b"", f"{child.words}\n".encode(), child.exit_code)
         try:
             async with asyncio.timeout(timeout or None):
                 returncode = await child.wait()
@@ -54,7 +53,7 @@ async def exec_sync(node: Node, container: Container, command: Sequence[str], ti
 @asynccontextmanager
 async def _collected(
     node: Node, container: Container, command: Sequence[str]
-) -> AsyncIterator[tuple[process.Process | None, process.Collector, process.Collector]]:
+) -> AsyncIterator[tuple[process.Process | exec_start.Refusal, process.Collector, process.Collector]]:
     budget = process.Budget(node.settings.containers.exec_sync_output)
     with ExitStack() as ours, ExitStack() as theirs:
         collectors, ends = [], []

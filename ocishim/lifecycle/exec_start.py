@@ -37,6 +37,14 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A command that cannot be executed: the runtime's words, and the shell's exit code for it."""
+
+    words: str
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Terminal:
     """Where the runtime sends the command's terminal."""
 
@@ -58,23 +66,23 @@ def check(container: Container, command: Sequence[str]) -> None:
 @asynccontextmanager
 async def started(
     node: Node, container: Container, command: Sequence[str], ends: Ends, terminal: Terminal | None = None
-) -> AsyncIterator[process.Process | None]:
-    """The command as a child of this server, or None where the runtime would not start it: its words are then on
-    the stderr of `ends`.
+) -> AsyncIterator[process.Process | Refusal]:
+    """The command as a child of this server, or why it cannot be executed.
 
     `exec --detach` leaves at once, and the command, orphaned, is ours to wait for: no messenger process stays,
     and nothing copies its output on the way (runc would wait for every holder of the pipes). On the way out a
-    command that still runs is killed with its session.
+    command that still runs is killed with its session. Raises OperationFailed in the runtime's words where it is not
+    the command's fault.
     """
     runtime = node.runtime_of(container)
     content = await _process_json(node, container, command, terminal=terminal is not None)
-    with _pidfile(node, container) as pidfile, oci.process_file(content) as fd:
+    with _pidfile(node, container) as pidfile, oci.process_file(content) as fd, oci.log_file() as log:
         options = ["--detach", "--pid-file", pidfile, "--process", f"/proc/self/fd/{fd}"]
-        inherited = [fd]
+        inherited = [fd, log]
         if terminal is not None:
             options += ["--console-socket", terminal.socket]
             inherited.append(terminal.directory)
-        argv = runtime.argv("exec", *options, container.id)
+        argv = runtime.argv("--log", f"/proc/self/fd/{log}", "exec", *options, container.id)
         with process.Process.adoption():
             messenger = process.spawn(
                 argv, stdin=ends.stdin, stdout=ends.stdout, stderr=ends.stderr, pass_fds=inherited
@@ -85,10 +93,13 @@ async def started(
                 await to_the_end(_abandon(container, messenger, pidfile))
                 raise
             child = process.Process(_read_pid(pidfile), tuple(argv)) if succeeded else None
+        if child is None:
+            yield _refusal(container, command[0], oci.logged(log))
+            return
         try:
             yield child
         finally:
-            if child is not None and child.returncode is None:
+            if child.returncode is None:
                 await to_the_end(_kill(container, child))
 
 
@@ -157,13 +168,9 @@ def exit_code(returncode: int) -> int:
     return returncode if returncode >= 0 else _SIGNALLED - returncode
 
 
-def refused(container: Container, program: str, said: bytes) -> tuple[str, int]:
-    """The runtime's words for a command that never ran, and the shell's exit code for it.
-
-    Raises OperationFailed where it was not the command's fault.
-    """
+def _refusal(container: Container, program: str, said: bytes) -> Refusal:
     words = runtime_error.words(said.decode("utf-8", "replace"))
     code = runtime_error.command_exit_code(words)
     if code is None:
         raise OperationFailed(f"{container.title}: {program!r} cannot be executed: {words}")
-    return words, code
+    return Refusal(words, code)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ocishim.lifecycle import exec_start
-from ocishim.lifecycle.exec_start import Ends, Terminal
+from ocishim.lifecycle.exec_start import Ends, Refusal, Terminal
 from ocishim.linux import console, process
 from ocishim.linux.stream import Reader, TerminalWriter, Writer
 from ocishim.protocol.remote_command import Outcome, StreamType
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
     from ocishim.protocol.remote_command import Size, Wanted
-
-_WORDS: Final = 64 << 10
-"""Bytes of what a runtime says of a command that it does not start."""
 
 
 class Output:
@@ -76,9 +73,9 @@ class Refused:
 
     stdin = None
 
-    def __init__(self, words: str, code: int, *, tty: bool) -> None:
-        self._code = code
-        self.outputs = [Said(StreamType.STDOUT if tty else StreamType.STDERR, words)]
+    def __init__(self, refusal: Refusal, *, tty: bool) -> None:
+        self._code = refusal.exit_code
+        self.outputs = [Said(StreamType.STDOUT if tty else StreamType.STDERR, refusal.words)]
 
     async def resize(self, size: Size) -> None:
         """Nothing: it has no terminal."""
@@ -109,14 +106,13 @@ async def _on_pipes(
     with ExitStack() as ours, ExitStack() as theirs:
         stdin, theirs_in = _input(ours, theirs) if wanted.stdin else (None, None)
         out, theirs_out = _output(StreamType.STDOUT, ours, theirs) if wanted.stdout else (None, None)
-        # Also where nobody wants it: the runtime speaks there before the command does.
-        err, theirs_err = _output(StreamType.STDERR, ours, theirs)
+        err, theirs_err = _output(StreamType.STDERR, ours, theirs) if wanted.stderr else (None, None)
         async with exec_start.started(node, container, command, Ends(theirs_in, theirs_out, theirs_err)) as child:
             theirs.close()
-            if child is None:
-                yield Refused(*exec_start.refused(container, command[0], await _all(err.reader)), tty=False)
+            if isinstance(child, Refusal):
+                yield Refused(child, tty=False)
             else:
-                yield Running(child, [err, *([out] if out else [])], stdin, None)
+                yield Running(child, [output for output in (out, err) if output], stdin, None)
 
 
 def _input(ours: ExitStack, theirs: ExitStack) -> tuple[Writer, int]:
@@ -135,27 +131,16 @@ def _output(kind: StreamType, ours: ExitStack, theirs: ExitStack) -> tuple[Outpu
     return Output(kind, reader), write
 
 
-async def _all(reader: Reader) -> bytes:
-    """What is there now, up to a limit."""
-    reader.finish()
-    said = b""
-    while len(said) < _WORDS and (data := await reader.read()):
-        said += data
-    return said
-
-
 @asynccontextmanager
 async def _on_terminal(
     node: Node, container: Container, command: Sequence[str], wanted: Wanted
 ) -> AsyncIterator[Running | Refused]:
     directory = node.layout.container(container.metadata.id).state
-    with ExitStack() as ours, ExitStack() as theirs, console.console_socket(directory) as sent:
-        words, theirs_err = _output(StreamType.STDERR, ours, theirs)
+    with ExitStack() as ours, console.console_socket(directory) as sent:
         where = Terminal(sent.path, sent.directory)
-        async with exec_start.started(node, container, command, Ends(None, None, theirs_err), where) as child:
-            theirs.close()
-            if child is None:
-                yield Refused(*exec_start.refused(container, command[0], await _all(words.reader)), tty=True)
+        async with exec_start.started(node, container, command, Ends(), where) as child:
+            if isinstance(child, Refusal):
+                yield Refused(child, tty=True)
                 return
             terminal = await sent.terminal()
             ours.callback(os.close, terminal)

@@ -347,12 +347,11 @@ class SpdyConnection:
         if self._streams.pop(stream_id, None):
             self._send(frames.RstStream(stream_id, status))
 
-    def ping(self) -> int:
-        """Ask the peer for a sign of life; returns the ping's id."""
+    def probe(self) -> bytes:
+        """A ping, for whoever wants a sign of life; it may be sent more than once, between other frames."""
         ping_id = self._next_ping
         self._next_ping += 2
-        self._send(frames.Ping(ping_id))
-        return ping_id
+        return frames.serialize(frames.Ping(ping_id))
 
     def go_away(self, status: Leave = Leave.OK) -> None:
         """Say that no new stream will be served; those that are open go on."""

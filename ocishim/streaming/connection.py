@@ -14,6 +14,7 @@ _UNTAKEN: Final = 1 << 20
 """Bytes of answers that a client may leave untaken before it is read from no more."""
 _LOOK: Final = 1.0
 """Seconds between looks at a connection that is not read from."""
+_LOOKS_FOR_A_PROBE: Final = 3
 _FLUSH: Final = 30.0
 """Seconds that a client gets to take what was sent when all else is done."""
 _LINGER: Final = 2.0
@@ -38,8 +39,11 @@ class Wire(Protocol):
         Else a client that does not read would stop what it sends from being read, and who only reads from waiting.
         """
 
-    async def held_back(self, go_on: asyncio.Event) -> None:
-        """Wait for the event instead of reading. Raises ConnectionError where the client leaves meanwhile."""
+    async def held_back(self, go_on: asyncio.Event, probe: bytes) -> None:
+        """Wait for the event instead of reading. Raises ConnectionError where the client leaves meanwhile.
+
+        `probe` is sent from time to time: the protocol's own ping.
+        """
 
 
 class Connection:
@@ -109,17 +113,24 @@ class Connection:
             if self._writer.transport.get_write_buffer_size() > _UNTAKEN:
                 await self._writer.drain()
 
-    async def held_back(self, go_on: asyncio.Event) -> None:
+    async def held_back(self, go_on: asyncio.Event, probe: bytes) -> None:
         """Wait for the event instead of reading. Raises ConnectionError where the client leaves meanwhile.
 
-        A socket that is not read from tells the event loop nothing, so its state is looked at from time to time.
+        A socket that is not read from tells the event loop nothing, so its state is looked at from time to time. The
+        end of a client's stream may wait behind what was not read, too; but a kernel whose client has closed answers
+        any data by a reset, and `probe` is such data.
         """
+        looks = 0
         while not go_on.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK):
                     await go_on.wait()
-            if not go_on.is_set() and self._client_left():
+                    return
+            if self._client_left():
                 raise ConnectionResetError("the client has left")
+            looks += 1
+            if looks % _LOOKS_FOR_A_PROBE == 0:
+                await self.answer(probe)
 
     def _client_left(self) -> bool:
         if self._writer.is_closing():

@@ -45,7 +45,7 @@ class SpdySession:
                 if self.broken:
                     return
                 if not self._room.is_set():
-                    await self._wire.held_back(self._room)
+                    await self._wire.held_back(self._room, self._machine.probe())
         except ConnectionError:
             pass
         finally:

@@ -106,7 +106,7 @@ class WebSocket:
 
     async def held_back(self, go_on: asyncio.Event) -> None:
         """Wait for the event instead of reading. Raises ConnectionError where the client leaves meanwhile."""
-        await self._connection.held_back(go_on)
+        await self._connection.held_back(go_on, self._ws.send(ws.Ping()))
 
 
 class TooLarge(Exception):  # noqa: N818 - never leaves this module
@@ -137,6 +137,6 @@ class TunnelWire:
         if data:
             await self._websocket.answer(data)
 
-    async def held_back(self, go_on: asyncio.Event) -> None:
+    async def held_back(self, go_on: asyncio.Event, probe: bytes) -> None:  # noqa: ARG002 - a WebSocket has its own
         """Wait for the event instead of reading."""
         await self._websocket.held_back(go_on)
