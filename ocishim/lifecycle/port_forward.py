@@ -75,7 +75,7 @@ async def _connected(node: Node, sandbox: Sandbox, port: int) -> socket.socket:
             made.close()
             if not isinstance(error, OSError):
                 raise
-            refusals.append(f"{address}: {error.strerror or error}")
+            refusals.append(f"{address}: {os.strerror(error.errno) if error.errno else error}")
         else:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return made

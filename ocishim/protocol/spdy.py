@@ -125,7 +125,8 @@ class _Stream:
 class SpdyConnection:
     """One connection, from its first byte."""
 
-    def __init__(self, *, client: bool = False, limits: Limits | None = None, announce: bool = True) -> None:
+    def __init__(self, *, client: bool = False, limits: Limits | None = None, windows: bool = True) -> None:
+        """`windows` False makes a peer that knows no flow control, as Go's are."""
         self._limits = limits or Limits()
         self._parity = 1 if client else 0
         self._parser = frames.Parser(self._limits.control_frame)
@@ -140,12 +141,13 @@ class SpdyConnection:
         self._stream_window = INITIAL_WINDOW
         self._connection_window = INITIAL_WINDOW
         self._out: list[bytes] = []
+        self._windows = windows
         self.peer_has_windows = False
-        """Whether the peer has shown that it knows flow control."""
+        """Whether the peer has shown that it knows flow control, and this side knows it too."""
         self.ended = False
         """GOAWAY was sent: the peer's new streams are not served, or nothing is understood any more."""
         self._broken = False
-        if announce:
+        if windows:
             self._announce()
 
     def _announce(self) -> None:
@@ -254,7 +256,7 @@ class SpdyConnection:
             events.append(StreamReset(stream_id, status))
 
     def _take_settings(self, values: Mapping[int, int], events: list[Event]) -> None:
-        self.peer_has_windows = True
+        self.peer_has_windows = self._windows
         wanted = values.get(frames.INITIAL_WINDOW_SIZE, self._initial_send_window)
         if wanted > _LARGEST_WINDOW:
             raise frames.FrameError(f"an initial window of {wanted} bytes")
@@ -264,7 +266,7 @@ class SpdyConnection:
         events.append(WindowOpened(0))
 
     def _take_window(self, stream_id: int, delta: int, events: list[Event]) -> None:
-        self.peer_has_windows = True
+        self.peer_has_windows = self._windows
         stream = self._streams.get(stream_id) if stream_id else self._connection
         if stream is None:
             return  # of a stream that has just been closed
@@ -373,7 +375,7 @@ class SpdyConnection:
         # One announcement for half a window, not one for every read; of the window that a peer knows for certain, as
         # its stream may have begun before it saw our settings.
         window = min(self._stream_window, INITIAL_WINDOW) if stream_id else self._connection_window
-        if stream.used * 2 >= window:
+        if self._windows and stream.used * 2 >= window:
             self._credit(stream_id, stream, stream.used)
             stream.used = 0
 

@@ -20,7 +20,7 @@ class SpdyClient:
 
     def __init__(self, sock: socket.socket, *, windows: bool) -> None:
         self.sock = sock
-        self.machine = spdy.SpdyConnection(client=True, announce=windows)
+        self.machine = spdy.SpdyConnection(client=True, windows=windows)
         self.got: dict[int, bytes] = defaultdict(bytes)
         self.events: list[spdy.Event] = []
         self.finished: set[int] = set()
