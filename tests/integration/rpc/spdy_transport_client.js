@@ -44,8 +44,7 @@ async function run (socket) {
   for (const { headers, bytes, digest, text } of streams) {
     found[headers.streamType] = { bytes, digest: digest.digest('hex'), text }
   }
-  console.log(JSON.stringify(found))
-  process.exit(0)
+  process.stdout.write(JSON.stringify(found), () => process.exit(0))
 }
 
 const asked = http.request(url, {
