@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+from cri_api.v1 import api_pb2 as pb
 
 from rpc import raw_client as raw
 from rpc import spdy_client
@@ -57,6 +59,17 @@ def test_a_server_that_stops_tells_its_clients_why_and_leaves_no_command(own: No
         assert channels.socket.close_code == 1001
         assert "stopping" in spdy.status()["message"]
     gone(pods, container, b"sleep 4342")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_container_can_be_attached_to_after_a_restart(own: Node, pods: Pods, number: int) -> None:
+    script = "while read line; do echo got $line; done"
+    container = pods.start(pods.run(), "sh", "-c", script, stdin=True)
+    own.restart(number)
+    url = own.runtime.Attach(pb.AttachRequest(container_id=container, stdin=True, stdout=True)).url
+    with client.channels(url) as channels:
+        channels.send(client.STDIN, b"one\n")
+        channels.until(lambda: channels.got[client.STDOUT] == b"got one\n")
 
 
 @pytest.mark.parametrize("own", ["tls = true\nidle_timeout = 1.0\n"], indirect=True)
