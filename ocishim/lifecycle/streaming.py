@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from ocishim.lifecycle.attach import attach
@@ -9,8 +10,7 @@ from ocishim.lifecycle.exec_stream import exec_stream
 from ocishim.lifecycle.port_forward import forward
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Sequence
 
     from ocishim.lifecycle.node import Node
     from ocishim.protocol.remote_command import Wanted
@@ -23,14 +23,20 @@ class NodeBackend:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def exec(self, container_id: str, command: Sequence[str], wanted: Wanted) -> AbstractAsyncContextManager[Session]:
+    @asynccontextmanager
+    async def exec(self, container_id: str, command: Sequence[str], wanted: Wanted) -> AsyncIterator[Session]:
         """Start a command in a container."""
-        return exec_stream(self._node, self._node.container(container_id), command, wanted)
+        async with exec_stream(self._node, self._node.container(container_id), command, wanted) as session:
+            yield session
 
-    def attach(self, container_id: str, wanted: Wanted) -> AbstractAsyncContextManager[Session]:
+    @asynccontextmanager
+    async def attach(self, container_id: str, wanted: Wanted) -> AsyncIterator[Session]:
         """Connect to a container's own process."""
-        return attach(self._node, self._node.container(container_id), wanted)
+        async with attach(self._node, self._node.container(container_id), wanted) as session:
+            yield session
 
-    def forward(self, sandbox_id: str, port: int) -> AbstractAsyncContextManager[Tunnel]:
+    @asynccontextmanager
+    async def forward(self, sandbox_id: str, port: int) -> AsyncIterator[Tunnel]:
         """Connect to a TCP port on a pod's loopback."""
-        return forward(self._node, self._node.sandbox(sandbox_id), port)
+        async with forward(self._node, self._node.sandbox(sandbox_id), port) as tunnel:
+            yield tunnel

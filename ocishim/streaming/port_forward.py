@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ocishim.errors import OcishimError
 from ocishim.protocol import port_forward as protocol
-from ocishim.streaming.remote_stream import StreamGone
+from ocishim.streaming.remote_stream import StreamGone, say_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -77,7 +77,7 @@ class SpdyForwards:
         other = self._halves.pop(headers.request_id, None)
         if other is None:
             late = asyncio.get_running_loop().call_later(
-                self._creation_timeout, lambda: group.create_task(self._expire(headers.request_id))
+                self._creation_timeout, lambda: group.create_task(self._expire(headers.request_id, stream))
             )
             self._halves[headers.request_id] = _Half(headers, stream, late)
             await stream.accept()
@@ -91,9 +91,12 @@ class SpdyForwards:
         pair = {headers.kind: stream, other.headers.kind: other.stream}
         group.create_task(self._serve_pair(headers.port, pair), name=f"port {headers.port}")
 
-    async def _expire(self, request_id: str) -> None:
-        with suppress(ConnectionError):
-            await self._halves.pop(request_id).stream.refuse()
+    async def _expire(self, request_id: str, stream: SpdyStream) -> None:
+        half = self._halves.get(request_id)
+        if half is not None and half.stream is stream:
+            del self._halves[request_id]
+            with suppress(ConnectionError):
+                await stream.refuse()
 
     async def _serve_pair(self, port: int, pair: dict[str, SpdyStream]) -> None:
         with suppress(ConnectionError):
@@ -135,13 +138,7 @@ async def serve_one(
             words = await _joined(tunnel, data, ending)
     except (OcishimError, OSError) as failure:
         words = str(failure)
-    for stream in (data, error):
-        stream.ignore()
-    with suppress(StreamGone):
-        if words:
-            await error.write(words.encode())
-    await data.end()
-    await error.end()
+    await say_last(error, words.encode(), (data, error))
 
 
 async def _joined(tunnel: Tunnel, data: RemoteStream, ending: asyncio.Future[str]) -> str:

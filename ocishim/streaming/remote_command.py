@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ocishim.errors import OcishimError
 from ocishim.protocol.remote_command import Outcome, SizeParser, StreamType
-from ocishim.streaming.remote_stream import StreamGone
+from ocishim.streaming.remote_stream import StreamGone, say_last
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,12 +33,7 @@ async def serve(
             outcome = await _joined(session, streams, ending)
     except (OcishimError, OSError) as error:
         outcome = Outcome(failure=str(error))
-    for stream in streams.values():
-        stream.ignore()
-    with suppress(StreamGone):
-        await streams[StreamType.ERROR].write(outcome.render(protocol))
-    for stream in streams.values():
-        await stream.end()
+    await say_last(streams[StreamType.ERROR], outcome.render(protocol), streams.values())
 
 
 async def _joined(session: Session, streams: Mapping[StreamType, RemoteStream], ending: asyncio.Future[str]) -> Outcome:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+_FAREWELL: Final = 30.0
+"""Seconds that a client gets to take how its session ended; all else that it asked for it has by then."""
 
 
 class StreamGone(ConnectionError):  # noqa: N818 - an event as much as an error
@@ -77,3 +81,20 @@ class Inbox:
         data = self._chunks.popleft()
         self._used(len(data))
         return data
+
+
+async def say_last(error: RemoteStream, words: bytes, streams: Iterable[RemoteStream]) -> None:
+    """Write the last words to the error stream and end all streams. Raises ConnectionError where the client has left,
+    or takes nothing for too long."""
+    every = tuple(streams)
+    for stream in every:
+        stream.ignore()
+    try:
+        async with asyncio.timeout(_FAREWELL):
+            with suppress(StreamGone):
+                if words:
+                    await error.write(words)
+            for stream in every:
+                await stream.end()
+    except TimeoutError as late:
+        raise ConnectionAbortedError(f"the client took nothing for {_FAREWELL:g} s") from late

@@ -110,8 +110,6 @@ class StreamingServer:
             next(iter(self._waiting)).cancel()
         try:
             await self._serve(connection, task)
-        except asyncio.CancelledError:
-            pass  # cancelled by this server only; the task belongs to nobody else
         except Exception:
             log.exception("a streaming session: a bug")
         finally:

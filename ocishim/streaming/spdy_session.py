@@ -17,7 +17,7 @@ _HELD: Final = 1 << 20
 _LARGEST_FRAME: Final = 64 << 10
 _ACCEPTED: Final = {":status": "200", ":version": "HTTP/1.1"}
 """Without these a reply is none (section 3.2.2 of the draft), though Go's peers do without."""
-_WINDOWED: Final = 4
+_WINDOWED: Final = 8
 """Times _HELD that a client with flow control may have waiting: more than all that its windows allow."""
 
 
@@ -59,8 +59,7 @@ class SpdySession:
             case spdy.StreamOpened(stream_id, headers, fin):
                 stream = SpdyStream(self, stream_id, headers)
                 self._streams[stream_id] = stream
-                if fin:
-                    stream.inbox.end()
+                stream.take(b"", fin=fin)
                 self.opened.put_nowait(stream)
             case spdy.DataReceived(stream_id, data, fin):
                 self._hold(len(data))

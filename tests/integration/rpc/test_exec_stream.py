@@ -224,6 +224,13 @@ def test_a_container_that_ends_before_its_url_is_used(node: Node, container: str
     assert "not running" in status["message"]
 
 
+def test_a_container_that_is_removed_before_its_url_is_used(node: Node, container: str) -> None:
+    url = url_of(node, container, "true")
+    node.runtime.RemoveContainer(pb.RemoveContainerRequest(container_id=container))
+    with client.channels(url) as channels:
+        assert "no container has the id" in channels.finish()["message"]
+
+
 def test_many_at_a_time(node: Node, container: str) -> None:
     def run(number: int) -> None:
         with client.channels(url_of(node, container, "echo", str(number))) as channels:
