@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -68,6 +69,18 @@ def test_older_protocols(node: Node, container: str, protocol: str) -> None:
             pass
     assert channels.got[client.STDOUT] == b"got word\n"
     assert b"3" in channels.got[client.ERROR]
+
+
+def test_channels_in_base64(node: Node, container: str) -> None:
+    url = url_of(node, container, "sh", "-c", "read line; echo got $line; exit 3", stdin=True)
+    got = dict.fromkeys("123", b"")
+    with client.opened(url, "v4.base64.channel.k8s.io") as socket:
+        socket.send("0" + base64.b64encode(b"word\n").decode())
+        for message in socket:
+            assert isinstance(message, str)
+            got[message[0]] += base64.b64decode(message[1:])
+    assert got["1"] == b"got word\n"
+    assert client.exit_code(json.loads(got["3"])) == 3
 
 
 @pytest.mark.parametrize(("command", "code"), [("no-such-command", 127), ("/etc/notexecutable", 126)])
@@ -244,3 +257,11 @@ def test_many_at_a_time(node: Node, container: str) -> None:
     for thread in threads:
         thread.join()
     assert results == {number: f"{number}\n".encode() for number in range(32)}
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_command_has_no_descriptors_of_the_hosts(node: Node, container: str, *, tty: bool) -> None:
+    with client.channels(url_of(node, container, "ls", "-l", "/proc/self/fd", tty=tty)) as channels:
+        assert client.exit_code(channels.finish()) == 0
+    open_ones = [line.split() for line in channels.got[client.STDOUT].decode().splitlines() if "->" in line]
+    assert [line[-3] for line in open_ones] == ["0", "1", "2"]  # the listing's own is gone when it is looked at

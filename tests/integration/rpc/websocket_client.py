@@ -59,12 +59,18 @@ class Channels:
 
 
 @contextmanager
-def channels(url: str, protocol: str = V5, **options: Any) -> Iterator[Channels]:
+def opened(url: str, protocol: str, **options: Any) -> Iterator[ClientConnection]:
     """A WebSocket to a URL that Exec, Attach or PortForward answered."""
-    with connect(
-        address(url), subprotocols=[Subprotocol(protocol)], max_size=None, compression=None, proxy=None, **options
-    ) as socket:
+    plain: dict[str, Any] = {"max_size": None, "compression": None, "proxy": None}
+    with connect(address(url), subprotocols=[Subprotocol(protocol)], **plain, **options) as socket:
         assert socket.subprotocol == protocol
+        yield socket
+
+
+@contextmanager
+def channels(url: str, protocol: str = V5, **options: Any) -> Iterator[Channels]:
+    """The same, with binary channels."""
+    with opened(url, protocol, **options) as socket:
         yield Channels(socket)
 
 
