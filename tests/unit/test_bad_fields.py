@@ -154,7 +154,7 @@ FREE = {
 }
 # Groups of fields that are judged together, with tests of their own.
 ELSEWHERE = (".userns_options.", "Mappings[].", "linux.overhead.", ".windows.", "hugepage_limits[].")
-ELSEWHERE_OF_PODS = ("PodSandboxConfig.linux.resources.",)
+ELSEWHERE_OF_PODS = ("PodSandboxConfig.linux.resources.", "PodSandboxConfig.linux.cgroup_parent")
 
 
 def pod() -> v1.PodSandboxConfig:
