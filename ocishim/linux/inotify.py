@@ -1,14 +1,14 @@
-"""New files in one directory, as the kernel tells of them (inotify(7))."""
+"""What happens in one directory, as the kernel tells of it (inotify(7))."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from asyncinotify import Inotify, Mask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 
 @asynccontextmanager
@@ -20,6 +20,14 @@ async def new_files(directory: str) -> AsyncIterator[AsyncIterator[str | None]]:
     with Inotify() as inotify:
         inotify.add_watch(directory, Mask.MOVED_TO | Mask.CLOSE_WRITE)
         yield _names(inotify)
+
+
+@contextmanager
+def changes(directory: str) -> Iterator[Callable[[], Awaitable[object]]]:
+    """A call that returns once something is made, moved or written in a directory, after the call before."""
+    with Inotify() as inotify:
+        inotify.add_watch(directory, Mask.CREATE | Mask.MOVED_TO | Mask.MODIFY)
+        yield inotify.get
 
 
 async def _names(inotify: Inotify) -> AsyncIterator[str | None]:
