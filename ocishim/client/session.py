@@ -18,6 +18,7 @@ from ocishim.errors import OperationFailed
 from ocishim.linux import terminal
 from ocishim.protocol import command_status
 from ocishim.protocol.detach_keys import DetachKeys
+from ocishim.protocol.runtime_error import command_exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +36,8 @@ _STATUS: Final = 3
 _RESIZE: Final = 4
 _CLOSE: Final = 255
 _READ: Final = 1 << 15
+_HAD_ENOUGH: Final = 3.0
+"""Seconds after the end of the input in which a command ends that knows by itself when it has read all."""
 _INPUT_ENDED: Final = -1
 """What the task that types says when there is no more input: the session goes on."""
 
@@ -104,7 +107,7 @@ class _Session:
             if channel in outputs:
                 await outputs[channel].write(data)
             elif channel == _STATUS:
-                return _exit_code(bytes(data))
+                return self._exit_code(bytes(data))
         raise OperationFailed("the session ended without a word about the command's end: is the server still there?")
 
     async def type(self) -> int | None:
@@ -120,6 +123,7 @@ class _Session:
         if self._socket.protocol == V5:
             await self._send(_CLOSE, bytes([_STDIN]))
         elif self._ends.terminal is None:
+            await asyncio.sleep(_HAD_ENOUGH)
             self._ends.warn(
                 f"the server speaks {self._socket.protocol}, which cannot say that standard input has ended:"
                 " a command that reads to its end waits"
@@ -138,9 +142,12 @@ class _Session:
         if data:
             await self._socket.send(bytes([channel]) + data)
 
-
-def _exit_code(document: bytes) -> int:
-    try:
-        return command_status.exit_code(document)
-    except command_status.Failed as failed:
-        raise OperationFailed(str(failed)) from failed
+    def _exit_code(self, document: bytes) -> int:
+        try:
+            return command_status.exit_code(document)
+        except command_status.Failed as failed:
+            code = command_exit_code(str(failed))
+            if code is None:
+                raise OperationFailed(str(failed)) from failed
+            self._ends.warn(str(failed))
+            return code

@@ -25,6 +25,13 @@ def named_argument(parser: Parser) -> None:
     parser.add_argument("--pod", "-p", action="store_true", help="the names are pods'")
 
 
+def container_argument(parser: Parser) -> None:
+    """One container."""
+    parser.add_argument(
+        "container", metavar="CONTAINER", help="its name, POD/NAME, NAMESPACE/POD/NAME or the beginning of its id"
+    )
+
+
 async def container(client: Client, name: str) -> Named:
     """The container of that name. Raises NotFound, and InvalidArgument where there are several."""
     return resolve(name, of_containers(await client.runtime.containers(), await client.runtime.pods()))
