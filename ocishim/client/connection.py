@@ -62,7 +62,9 @@ class Client:
             raise meaning(f"{what}: {error.message} ({error.status.name})") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{what}: the server on {self._address} does not answer") from error
-        except (OSError, StreamTerminatedError, ProtocolError) as error:
+        except (OSError, StreamTerminatedError, ProtocolError, AttributeError) as error:
+            # AttributeError is grpclib's where the other side hung up before the call: its connection has dropped
+            # its transport by then.
             raise Unavailable(
                 f"no server answers on {self._address} ({error}); start one with `ocishim serve`,"
                 " or name another by --runtime-endpoint"

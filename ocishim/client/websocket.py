@@ -122,15 +122,15 @@ class WebSocket:
                 for event in self._events:
                     return event
                 data = await self._reader.read(_READ)
-                self._machine.receive_data(data or None)
+                if not data:
+                    return None
+                self._machine.receive_data(data)
             except RemoteProtocolError as error:
                 raise OperationFailed(f"the server does not keep to the WebSocket protocol: {error}") from error
             except LocalProtocolError:
                 return None  # it had closed already
             except OSError as error:
                 raise Unavailable(f"the connection to the streaming server broke: {error}") from error
-            if not data:
-                return None
             self._events = self._machine.events()
 
     async def _write(self, data: bytes) -> None:
