@@ -65,8 +65,9 @@ class Client:
         except (OSError, StreamTerminatedError, ProtocolError, AttributeError) as error:
             # AttributeError is grpclib's where the other side hung up before the call: its connection has dropped
             # its transport by then.
+            why = "it hung up" if isinstance(error, AttributeError) else error
             raise Unavailable(
-                f"no server answers on {self._address} ({error}); start one with `ocishim serve`,"
+                f"no server answers on {self._address} ({why}); start one with `ocishim serve`,"
                 " or name another by --runtime-endpoint"
             ) from error
 
