@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -85,6 +86,11 @@ async def _forward(client: Client, chosen: argparse.Namespace) -> int:
     return 1 if forwarder.lost else 0
 
 
+def _reason(error: OSError) -> str:
+    # asyncio puts a sentence of its own into strerror; names that do not resolve have negative numbers.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+
+
 class _Forwarder:
     """The listeners' connections, each with a session of its own."""
 
@@ -108,7 +114,7 @@ class _Forwarder:
                     break  # a host without IPv6
                 for server in servers:
                     server.close()
-                raise OperationFailed(f"{address}:{local}: {error.strerror}") from error
+                raise OperationFailed(f"{address}:{local}: {_reason(error)}") from error
             servers.append(server)
             # All addresses get the port that the first one got.
             local = server.sockets[0].getsockname()[1]

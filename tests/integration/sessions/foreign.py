@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -96,5 +97,6 @@ class ForeignPods(Pods):
 
     def remove_all(self) -> None:
         for sandbox_id in self._ids:
-            self.node.runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
+            with contextlib.suppress(grpc.RpcError):  # the test has removed it
+                self.node.runtime.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
         super().remove_all()
