@@ -62,14 +62,14 @@ def test_a_terminal_is_joined_left_and_joined_again(line: Line, pods: Pods, sand
 
 def test_without_stdin_nothing_that_is_typed_reaches_it(line: Line, pods: Pods, sandbox: str) -> None:
     script = "(while :; do echo tick; sleep 0.1; done) & read line; echo got $line; wait"
-    container = pods.start(sandbox, "sh", "-c", script, tty=True, stdin=True)
+    container = pods.start(sandbox, "sh", "-c", script, stdin=True)
     done = subprocess.Popen(
         line("attach", "--no-stdin", container), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     with done as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == b"tick\r\n"
+        assert process.stdout.readline() == b"tick\n"
         process.stdin.write(b"hello\n")
         process.stdin.flush()
         subprocess.run(line("stop", "--time", "0", container), check=True, capture_output=True)
