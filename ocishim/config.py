@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ocishim.errors import InvalidArgument
 
@@ -18,6 +19,7 @@ DEFAULT_FILE = Path("/etc/ocishim/config.toml")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
+IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 
@@ -69,8 +71,21 @@ class ImageSettings(Section):
 class StreamingSettings(Section):
     """The server behind exec, attach and port-forward URLs."""
 
-    address: str = "127.0.0.1"
+    address: IpAddress = "127.0.0.1"
+    """Where it listens, and what its URLs name; of 0.0.0.0 and :: they name the loopback address."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: any that is free."""
+    tls: bool = False
+    cert_file: OptionalPath = ""
+    """PEM, with the chain; empty: a certificate is made at every start."""
+    key_file: OptionalPath = ""
+    """PEM; empty: the key is in cert_file."""
+    idle_timeout: Seconds = 4 * 3600.0
+    """Seconds without a byte either way after which a session is ended."""
+    creation_timeout: Seconds = 30.0
+    """Seconds that a client gets to open the streams it asked for."""
+    sessions: Annotated[int, Field(ge=1, le=65536)] = 512
+    """At a time; more are refused with HTTP 503."""
 
 
 class ContainerSettings(Section):

@@ -25,6 +25,7 @@ from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
+from ocishim.lifecycle.streaming import NodeBackend
 from ocishim.linux import files, host, proc
 from ocishim.linux.process import become_subreaper, reap_orphans
 from ocishim.model import ContainerMetadata, ContainerStatus, SandboxMetadata, SandboxStatus
@@ -33,6 +34,7 @@ from ocishim.runtime import choice, exits
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
+from ocishim.streaming.server import StreamingServer
 
 if TYPE_CHECKING:
     import socket
@@ -75,7 +77,9 @@ async def serve(settings: Settings) -> None:
         stack.push_async_callback(registries.close)
         await stack.enter_async_context(_exit_watch(node))
         await recover(node)
-        servers = await _servers(settings, node, registries, stack)
+        streaming = StreamingServer(settings.streaming, NodeBackend(node))
+        await stack.enter_async_context(streaming.running())
+        servers = await _servers(settings, node, registries, streaming, stack)
         log.info(
             "ocishim %s is ready on %s (runtime %s, root %s, state %s)",
             __version__,
@@ -133,9 +137,11 @@ def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:
     return exits.watched(node.layout.exits, report, overflowed)
 
 
-async def _servers(settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack) -> list[CriServer]:
+async def _servers(
+    settings: Settings, node: Node, registries: Registries, streaming: StreamingServer, stack: AsyncExitStack
+) -> list[CriServer]:
     """One server, or two where the image service has a socket of its own."""
-    runtime = runtime_handlers(RuntimeService(node), node)
+    runtime = runtime_handlers(RuntimeService(node, streaming), node)
     images = image_handlers(ImageService(node, registries), OwnImageService(node, registries), node)
     wanted = {settings.listen: runtime | images}
     if settings.image_listen:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from ocishim import __version__
 from ocishim.api.runtime import v1
 from ocishim.cri import listing
+from ocishim.cri.streaming_rpcs import StreamingRpcs
 from ocishim.cri.verbose import container_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.lifecycle.container_create import create_container
@@ -24,6 +25,7 @@ from ocishim.translate import statuses
 if TYPE_CHECKING:
     from ocishim.cri.wire import Encoded
     from ocishim.lifecycle.node import Node
+    from ocishim.streaming.server import StreamingServer
 
 RUNTIME_NAME: Final = "ocishim"
 API_VERSION: Final = "v1"
@@ -34,11 +36,12 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(v1.RuntimeServiceBase):
+class RuntimeService(StreamingRpcs, v1.RuntimeServiceBase):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, streaming: StreamingServer) -> None:
         self._node = node
+        self._streaming = streaming
 
     async def version(self, version_request: v1.VersionRequest) -> v1.VersionResponse:
         """Name and version."""

@@ -128,6 +128,20 @@ def _write_sysctl(name: str, value: str) -> None:
         raise InvalidArgument(f"linux.sysctls[{name}] = {value!r}: the kernel says: {reason}") from error
 
 
+async def socket_in(path: str, family: int) -> socket.socket:
+    """A TCP socket that belongs to the network namespace pinned at path. Raises OSError."""
+
+    def make() -> socket.socket:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            libc.setns(fd, libc.CLONE_NEWNET)
+        finally:
+            os.close(fd)
+        return socket.socket(family, socket.SOCK_STREAM)
+
+    return await in_fresh_thread(make, "socket-in-pod")
+
+
 def unpin(directory: str) -> None:
     """Let the namespaces pinned in directory go; content where they are gone already. Blocks shortly."""
     try:
