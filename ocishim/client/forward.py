@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.client.websocket import opened
 from ocishim.errors import OperationFailed
+from ocishim.protocol.remote_command import V4
 
 if TYPE_CHECKING:
     from ocishim.client.websocket import WebSocket
 
-PROTOCOLS: Final = ("v4.channel.k8s.io",)
+PROTOCOLS: Final = (V4,)
 SILENCE: Final = 10.0
 """Seconds without a byte from the pod after which a connection is given up whose local end has ended.
 

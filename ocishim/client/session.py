@@ -1,43 +1,35 @@
-"""A remote command's session over a WebSocket: Kubernetes' channel protocol, seen from the client.
-
-Each message begins with its channel: 0 stdin, 1 stdout, 2 stderr, 3 the status at the end, 4 the terminal's size; with
-v5.channel.k8s.io also 255, which says that the channel in its one byte has ended. Before v5 a client had no words for
-that: where a server speaks v4 only, a command that reads to the end of its input waits for ever.
-"""
+"""A remote command's session, seen from the client: its channels joined to this side's streams and terminal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ocishim.client.websocket import opened
+from ocishim.client.channels import over_websocket
+from ocishim.client.dialing import Refused
+from ocishim.client.spdy import over_spdy
 from ocishim.errors import OperationFailed
 from ocishim.linux import terminal
 from ocishim.protocol import command_status
 from ocishim.protocol.detach_keys import DetachKeys
+from ocishim.protocol.remote_command import V4, V5, StreamType
 from ocishim.protocol.runtime_error import command_exit_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from ocishim.client.websocket import WebSocket
+    from ocishim.client.channels import Channels
     from ocishim.linux.stdio import Input, Output
-
-V5: Final = "v5.channel.k8s.io"
-PROTOCOLS: Final = (V5, "v4.channel.k8s.io")
 
 _STDIN: Final = 0
 _STDOUT: Final = 1
 _STDERR: Final = 2
 _STATUS: Final = 3
 _RESIZE: Final = 4
-_CLOSE: Final = 255
 _READ: Final = 1 << 15
-_HAD_ENOUGH: Final = 3.0
-"""Seconds after the end of the input in which a command ends that knows by itself when it has read all."""
 _INPUT_ENDED: Final = -1
 """What the task that types says when there is no more input: the session goes on."""
 
@@ -49,31 +41,44 @@ class Ends:
     stdout: Output
     stderr: Output
     stdin: Input | None = None
+    tty: bool = False
+    """Whether the command has a terminal: its input then ends by a key."""
     terminal: int | None = None
     """The descriptor of the terminal whose size is the command's."""
     detach_keys: bytes = b""
     warn: Callable[[str], None] = lambda _: None
 
 
-async def converse(url: str, ends: Ends) -> int | None:
+async def converse(new_url: Callable[[], Awaitable[str]], ends: Ends) -> int | None:
     """Carry all channels until the command has ended; its exit code, or None where the user left by the detach keys.
 
-    Raises OperationFailed where the command could not be run or its end is not known.
+    Each call of new_url begins a session at the server. Raises OperationFailed where the command could not be run or
+    its end is not known.
     """
-    async with opened(url, PROTOCOLS) as socket:
-        session = _Session(socket, ends)
+    async with AsyncExitStack() as stack:
+        session = _Session(await _channels(new_url, ends, stack), ends)
         tasks: set[asyncio.Task[int | None]] = {asyncio.create_task(session.receive())}
         if ends.stdin is not None:
             tasks.add(asyncio.create_task(session.type()))
-        with ExitStack() as stack:
-            if ends.terminal is not None:
-                changed = asyncio.Event()
-                changed.set()
-                stack.enter_context(terminal.resizes(changed.set))
-                tasks.add(asyncio.create_task(session.resize(ends.terminal, changed)))
-            code = await _outcome(tasks)
-        await socket.close()
+        if ends.terminal is not None:
+            changed = asyncio.Event()
+            changed.set()
+            stack.enter_context(terminal.resizes(changed.set))
+            tasks.add(asyncio.create_task(session.resize(ends.terminal, changed)))
+        code = await _outcome(tasks)
+        await session.close()
         return code
+
+
+async def _channels(new_url: Callable[[], Awaitable[str]], ends: Ends, stack: AsyncExitStack) -> Channels:
+    """Over WebSocket, if the server can be told there whatever must be told; else over SPDY."""
+    if ends.stdin is None or ends.tty:
+        return await stack.enter_async_context(over_websocket(await new_url(), (V5, V4)))
+    try:
+        return await stack.enter_async_context(over_websocket(await new_url(), (V5,)))
+    except Refused:
+        kinds = (StreamType.ERROR, StreamType.STDIN, StreamType.STDOUT, StreamType.STDERR)
+        return await stack.enter_async_context(over_spdy(await new_url(), kinds))
 
 
 async def _outcome(tasks: set[asyncio.Task[int | None]]) -> int | None:
@@ -93,15 +98,16 @@ async def _outcome(tasks: set[asyncio.Task[int | None]]) -> int | None:
 
 
 class _Session:
-    def __init__(self, socket: WebSocket, ends: Ends) -> None:
-        self._socket = socket
+    def __init__(self, channels: Channels, ends: Ends) -> None:
+        self.close = channels.close
+        self._channels = channels
         self._ends = ends
 
     async def receive(self) -> int | None:
         """Output, until the status comes."""
         outputs = {_STDOUT: self._ends.stdout, _STDERR: self._ends.stderr}
-        while message := await self._socket.receive():
-            channel, data = message[0], memoryview(message)[1:]
+        while (message := await self._channels.receive()) is not None:
+            channel, data = message
             if not data:
                 continue  # servers say so that a channel is open
             if channel in outputs:
@@ -120,14 +126,8 @@ class _Session:
             if typed.detached:
                 return None
         await self._send(_STDIN, keys.finish())
-        if self._socket.protocol == V5:
-            await self._send(_CLOSE, bytes([_STDIN]))
-        elif self._ends.terminal is None:
-            await asyncio.sleep(_HAD_ENOUGH)
-            self._ends.warn(
-                f"the server speaks {self._socket.protocol}, which cannot say that standard input has ended:"
-                " a command that reads to its end waits"
-            )
+        if self._channels.can_end:
+            await self._channels.end(_STDIN)
         return _INPUT_ENDED
 
     async def resize(self, fd: int, changed: asyncio.Event) -> int | None:
@@ -140,7 +140,7 @@ class _Session:
 
     async def _send(self, channel: int, data: bytes) -> None:
         if data:
-            await self._socket.send(bytes([channel]) + data)
+            await self._channels.send(channel, data)
 
     def _exit_code(self, document: bytes) -> int:
         try:

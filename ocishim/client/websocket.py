@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import (
@@ -22,6 +19,7 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from ocishim.client.dialing import LARGEST_REASON, Refused, dialed, in_time
 from ocishim.errors import OperationFailed, Unavailable
 
 if TYPE_CHECKING:
@@ -29,20 +27,9 @@ if TYPE_CHECKING:
 
     from wsproto.events import Event
 
-CONNECT_WITHIN: Final = 30.0
-"""Seconds until a session must have begun."""
 _CLOSE_WITHIN: Final = 1.0
 _READ: Final = 1 << 16
 _LARGEST_MESSAGE: Final = 16 << 20
-_LARGEST_REASON: Final = 4096
-"""Bytes of a refusal that are shown."""
-
-
-class _Target(NamedTuple):
-    host: str
-    port: int
-    resource: str
-    tls: ssl.SSLContext | None
 
 
 class WebSocket:
@@ -57,7 +44,7 @@ class WebSocket:
         self._ended = False
 
     async def open(self, host: str, resource: str, protocols: Sequence[str]) -> None:
-        """The handshake. Raises OperationFailed with the server's words where it refuses."""
+        """The handshake. Raises Refused where the server will not, OperationFailed where it breaks the protocol."""
         await self._write(
             self._machine.send(Request(host=host, target=resource, subprotocols=list(protocols), extensions=[]))
         )
@@ -74,13 +61,12 @@ class WebSocket:
                 if not event.has_body:
                     break
             elif isinstance(event, RejectData):
-                reason += event.data[: _LARGEST_REASON - len(reason)]
+                reason += event.data[: LARGEST_REASON - len(reason)]
                 if event.body_finished:
                     break
         if refusal is None:
             raise OperationFailed("the server closed the connection instead of answering")
-        words = reason.decode("utf-8", "replace").strip()
-        raise OperationFailed(f"the server answered {refusal.status_code}{f': {words}' if words else ''}")
+        raise Refused(refusal.status_code, reason)
 
     async def receive(self) -> bytes | None:
         """The next message; None once the server has closed. Raises OperationFailed where it breaks the protocol."""
@@ -143,62 +129,10 @@ class WebSocket:
 async def opened(url: str, protocols: Sequence[str]) -> AsyncIterator[WebSocket]:
     """A WebSocket with one of these sub-protocols, the first that the server knows.
 
-    Raises Unavailable where there is no connection, OperationFailed where the server refuses.
+    Raises Unavailable where there is no connection, Refused where the server will not.
     """
-    target = _target(url)
-    try:
-        async with asyncio.timeout(CONNECT_WITHIN):
-            reader, writer = await asyncio.open_connection(target.host, target.port, ssl=target.tls)
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(
-            f"the streaming server on {target.host}:{target.port} cannot be reached: {error or 'no answer'}"
-        ) from error
-    socket = WebSocket(reader, writer)
-    try:
-        try:
-            async with asyncio.timeout(CONNECT_WITHIN):
-                await socket.open(f"{_bracketed(target.host)}:{target.port}", target.resource, protocols)
-        except TimeoutError as error:
-            raise Unavailable(f"the streaming server on {target.host}:{target.port} does not answer") from error
+    async with dialed(url) as line:
+        socket = WebSocket(line.reader, line.writer)
+        async with in_time(line):
+            await socket.open(line.host, line.resource, protocols)
         yield socket
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-def _target(url: str) -> _Target:
-    """Where a URL leads; one without a host is on this one."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise OperationFailed(f"the server answered with a URL that is none: {url!r}") from error
-    secure = parts.scheme in ("https", "wss")
-    if parts.scheme not in ("", "http", "ws", "https", "wss"):
-        raise OperationFailed(f"the server answered with a URL of unknown kind: {url!r}")
-    host = parts.hostname or "localhost"
-    resource = parts.path or "/"
-    if parts.query:
-        resource += f"?{parts.query}"
-    return _Target(host, port or (443 if secure else 80), resource, _tls(host) if secure else None)
-
-
-def _tls(host: str) -> ssl.SSLContext:
-    """Certificates count, except on this host: what we talk to there was named by a socket that we trust."""
-    context = ssl.create_default_context()
-    if _is_loopback(host):
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

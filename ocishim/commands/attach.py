@@ -43,8 +43,9 @@ async def _attach(client: Client, chosen: argparse.Namespace) -> int:
     tty = chosen.tty or config.get("tty") is True
     stdin = not chosen.no_stdin and (chosen.stdin or config.get("stdin") is True)
     request = v1.AttachRequest(container_id=named.id, stdin=stdin, tty=tty, stdout=True, stderr=not tty)
-    url = await client.runtime.attach_url(request, named.title)
-    code = await interactive.converse(url, stdin=stdin, tty=tty, keys=chosen.detach_keys)
+    code = await interactive.converse(
+        lambda: client.runtime.attach_url(request, named.title), stdin=stdin, tty=tty, keys=chosen.detach_keys
+    )
     return 0 if code is None else code or await _exit_code(client, named)
 
 

@@ -39,6 +39,10 @@ async def _exec(client: Client, chosen: argparse.Namespace) -> int:
     request = v1.ExecRequest(
         container_id=named.id, cmd=argv, tty=chosen.tty, stdin=chosen.stdin, stdout=True, stderr=not chosen.tty
     )
-    url = await client.runtime.exec_url(request, named.title)
-    code = await interactive.converse(url, stdin=chosen.stdin, tty=chosen.tty, keys=chosen.detach_keys)
+    code = await interactive.converse(
+        lambda: client.runtime.exec_url(request, named.title),
+        stdin=chosen.stdin,
+        tty=chosen.tty,
+        keys=chosen.detach_keys,
+    )
     return code or 0

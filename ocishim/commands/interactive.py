@@ -14,6 +14,8 @@ from ocishim.linux.stdio import opened_input, opened_output
 from ocishim.protocol import detach_keys
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from ocishim.commands.parsing import Parser
 
 _STDIN: Final = 0
@@ -39,7 +41,7 @@ def _keys(text: str) -> bytes:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-async def converse(url: str, *, stdin: bool, tty: bool, keys: bytes) -> int | None:
+async def converse(new_url: Callable[[], Awaitable[str]], *, stdin: bool, tty: bool, keys: bytes) -> int | None:
     """Join this process's streams to the session; its exit code, or None where the user left it.
 
     With a tty, a terminal on standard input is in raw mode meanwhile.
@@ -50,6 +52,7 @@ async def converse(url: str, *, stdin: bool, tty: bool, keys: bytes) -> int | No
             stdin=stack.enter_context(opened_input(_STDIN)) if stdin else None,
             stdout=stack.enter_context(opened_output(_STDOUT)),
             stderr=stack.enter_context(opened_output(_STDERR)),
+            tty=tty,
             terminal=_sized() if tty else None,
             detach_keys=keys if at_terminal else b"",
             warn=warn,
@@ -57,7 +60,7 @@ async def converse(url: str, *, stdin: bool, tty: bool, keys: bytes) -> int | No
         sys.stdout.flush()
         if at_terminal:
             stack.enter_context(terminal.raw(_STDIN))
-        code = await session.converse(url, ends)
+        code = await session.converse(new_url, ends)
     if code is None:
         warn("left the session by the detach keys")
     return code

@@ -19,8 +19,13 @@ from wsproto.events import (
     Request,
 )
 
+from ocishim.protocol import spdy
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+STREAMS = 4
+"""error, stdin, stdout, stderr."""
 
 
 class Peer:
@@ -85,6 +90,16 @@ class Peer:
         await self.send(RejectConnection(status_code=code, headers=headers, has_body=True))
         await self.send(RejectData(data=words))
 
+    async def reject_websocket(self, words: bytes) -> bool:
+        """Refuse if a WebSocket is wanted; False where it is something else, whose request is read."""
+        asked = b""
+        while b"\r\n\r\n" not in asked:
+            asked += await self.reader.read(1 << 16)
+        if b"websocket" not in asked:
+            return False
+        await self.raw(b"HTTP/1.1 400 No\r\ncontent-length: %d\r\n\r\n%s" % (len(words), words))
+        return True
+
     async def say(self, channel: int, data: bytes) -> None:
         """A message of a channel."""
         await self.send(BytesMessage(data=bytes([channel]) + data))
@@ -96,6 +111,49 @@ class Peer:
     async def close(self) -> None:
         """Say goodbye."""
         await self.send(CloseConnection(code=1000))
+
+
+class SpdyCommand:
+    """A remote command over SPDY, from the server's side."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.machine = spdy.SpdyConnection(windows=False)
+        self.streams: dict[str, int] = {}
+
+    @classmethod
+    async def begin(cls, peer: Peer) -> SpdyCommand:
+        """Change to SPDY, and take the streams."""
+        made = cls(peer)
+        await peer.raw(
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+            b"X-Stream-Protocol-Version: v4.channel.k8s.io\r\n\r\n"
+        )
+        while len(made.streams) < STREAMS:
+            for event in made.machine.receive(await peer.reader.read(1)):
+                if isinstance(event, spdy.StreamOpened):
+                    made.streams[event.headers["streamtype"]] = event.stream_id
+                    made.machine.reply(event.stream_id)
+        await made.flush()
+        return made
+
+    async def input(self) -> bytes:
+        """All that comes on stdin."""
+        data = b""
+        while True:
+            for event in self.machine.receive(await self.peer.reader.read(1 << 16)):
+                if isinstance(event, spdy.DataReceived):
+                    data += event.data
+                    if event.fin:
+                        return data
+
+    def say(self, name: str, data: bytes, *, fin: bool = False) -> None:
+        """Say something on a stream."""
+        self.machine.send(self.streams[name], data, fin=fin)
+
+    async def flush(self) -> None:
+        """Have it all sent."""
+        await self.peer.raw(self.machine.data_to_send())
 
 
 @asynccontextmanager

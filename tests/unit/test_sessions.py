@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from streaming_peer import Peer, serving
+from streaming_peer import Peer, SpdyCommand, serving
 
 from ocishim.client import forward, session, websocket
 from ocishim.errors import OperationFailed, Unavailable
@@ -49,6 +49,10 @@ class Local:
         self.typed = -1
 
     @property
+    def without_input(self) -> session.Ends:
+        return dataclasses.replace(self.ends, stdin=None)
+
+    @property
     def out(self) -> bytes:
         return os.read(self._out, 1 << 16)
 
@@ -63,6 +67,13 @@ def local() -> Iterator[Local]:
         yield Local(stack)
 
 
+async def converse(url: str, ends: session.Ends) -> int | None:
+    async def new_url() -> str:
+        return url
+
+    return await session.converse(new_url, ends)
+
+
 @contextmanager
 def refused(words: str, kind: type[Exception] = OperationFailed) -> Iterator[None]:
     with pytest.raises(kind, match=words):
@@ -72,7 +83,7 @@ def refused(words: str, kind: type[Exception] = OperationFailed) -> Iterator[Non
 async def test_output_goes_to_its_streams_and_the_exit_code_comes_back(local: Local) -> None:
     async def behave(peer: Peer) -> None:
         request = await peer.accept(V5)
-        assert (request.target, request.subprotocols) == ("/exec/token?x=1", [V5, V4])
+        assert (request.target, request.subprotocols) == ("/exec/token?x=1", [V5])
         await peer.say(1, b"")
         await peer.say(1, b"out")
         await peer.say(2, b"err")
@@ -82,7 +93,7 @@ async def test_output_goes_to_its_streams_and_the_exit_code_comes_back(local: Lo
         assert await peer.message() == b""
 
     async with serving(behave) as url:
-        assert await session.converse(url, local.ends) == 7
+        assert await converse(url, local.ends) == 7
     assert (local.out, local.err) == (b"out", b"err")
 
 
@@ -97,29 +108,62 @@ async def test_v5_says_that_the_input_has_ended(local: Local) -> None:
     local.type(b"hello")
     local.end_input()
     async with serving(behave) as url:
-        assert await session.converse(url, local.ends) == 0
+        assert await converse(url, local.ends) == 0
     assert not local.said
 
 
-async def test_v4_cannot_say_so_and_the_user_is_told(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_HAD_ENOUGH", 0.0)
-
+async def test_a_terminals_input_ends_by_a_key_so_that_v4_will_do(local: Local) -> None:
     async def behave(peer: Peer) -> None:
-        await peer.accept(V4)
-        await told.wait()
+        assert (await peer.accept(V4)).subprotocols == [V5, V4]
+        assert await peer.message() == b"\x00exit\x04"
         await peer.say(3, SUCCESS)
 
-    told = asyncio.Event()
-
-    def warn(words: str) -> None:
-        local.said.append(words)
-        told.set()
-
-    ends = dataclasses.replace(local.ends, warn=warn)
+    local.type(b"exit\x04")
     local.end_input()
     async with serving(behave) as url:
-        assert await session.converse(url, ends) == 0
-    assert "cannot say that standard input has ended" in local.said[0]
+        assert await converse(url, dataclasses.replace(local.ends, tty=True)) == 0
+
+
+async def test_a_server_without_v5_is_asked_again_over_spdy(local: Local) -> None:
+    async def behave(peer: Peer) -> None:
+        if await peer.reject_websocket(b"no such protocol"):
+            return
+        command = await SpdyCommand.begin(peer)
+        assert await command.input() == b"hello"
+        command.say("stdout", b"out")
+        command.say("error", SUCCESS, fin=True)
+        # The status may overtake the output, which counts all the same.
+        command.say("stderr", b"err", fin=True)
+        command.say("stdout", b"put", fin=True)
+        await command.flush()
+
+    local.type(b"hello")
+    local.end_input()
+    async with serving(behave) as url:
+        assert await converse(url, local.ends) == 0
+    assert (local.out, local.err) == (b"output", b"err")
+
+
+@pytest.mark.parametrize("ending", [b"", b"\x80\x03\x00\x09\xff\xff\xff\xff", b"\xff" * 5000])
+async def test_a_spdy_session_that_breaks_off_is_no_success(local: Local, ending: bytes) -> None:
+    async def behave(peer: Peer) -> None:
+        if not await peer.reject_websocket(b"no"):
+            await SpdyCommand.begin(peer)
+            await peer.raw(ending)
+
+    async with serving(behave) as url:
+        with refused("without a word about the command's end|does not keep to SPDY"):
+            await converse(url, local.ends)
+
+
+async def test_a_server_that_wants_neither_is_told_in_its_words(local: Local) -> None:
+    async def behave(peer: Peer) -> None:
+        if not await peer.reject_websocket(b"no"):
+            await peer.raw(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 8\r\n\r\nnot you\n")
+
+    async with serving(behave) as url:
+        with refused("the server answered 403: not you$"):
+            await converse(url, local.ends)
 
 
 async def test_the_detach_keys_leave_and_what_follows_them_stays_here(local: Local) -> None:
@@ -130,7 +174,7 @@ async def test_the_detach_keys_leave_and_what_follows_them_stays_here(local: Loc
 
     local.type(b"ls\x10\x11rm -rf /")
     async with serving(behave) as url:
-        assert await session.converse(url, local.ends) is None
+        assert await converse(url, local.ends) is None
 
 
 async def test_pings_are_answered_and_pieces_put_together(local: Local) -> None:
@@ -146,14 +190,14 @@ async def test_pings_are_answered_and_pieces_put_together(local: Local) -> None:
         assert peer.pongs == 2
 
     async with serving(behave) as url:
-        assert await session.converse(url, local.ends) == 0
+        assert await converse(url, local.ends) == 0
     assert local.out == b"abc"
 
 
 async def test_a_refusal_is_told_in_the_servers_words(local: Local) -> None:
     async with serving(lambda peer: peer.reject(404, b"no such session\n")) as url:
         with refused("the server answered 404: no such session$"):
-            await session.converse(url, local.ends)
+            await converse(url, local.without_input)
 
 
 async def test_a_command_that_is_not_there_has_the_shells_code(local: Local) -> None:
@@ -163,7 +207,7 @@ async def test_a_command_that_is_not_there_has_the_shells_code(local: Local) -> 
         await peer.say(3, json.dumps({"status": "Failure", "reason": "InternalError", "message": words}).encode())
 
     async with serving(behave) as url:
-        assert await session.converse(url, local.ends) == 127
+        assert await converse(url, local.without_input) == 127
     assert "not found in $PATH" in local.said[0]
 
 
@@ -178,7 +222,7 @@ async def test_a_session_that_breaks_off_is_no_success(local: Local) -> None:
     for behave in (close, vanish):
         async with serving(behave) as url:
             with refused("without a word about the command's end"):
-                await session.converse(url, local.ends)
+                await converse(url, local.ends)
 
 
 @pytest.mark.parametrize(
@@ -198,13 +242,13 @@ async def test_a_server_that_is_something_else_is_said_so(local: Local, answer: 
 
     async with serving(behave) as url:
         with refused(words):
-            await session.converse(url, local.ends)
+            await converse(url, local.without_input)
 
 
 async def test_a_server_that_chooses_no_sub_protocol_is_refused(local: Local) -> None:
     async with serving(lambda peer: peer.accept(None)) as url:
         with refused("speaks none of v5.channel.k8s.io, v4.channel.k8s.io"):
-            await session.converse(url, local.ends)
+            await converse(url, local.without_input)
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xff\xff\xff", b"\x02\x7f" + b"\xff" * 8, b"\x81\x02\xff\xfe", b"\x00\x01x"])
@@ -215,7 +259,7 @@ async def test_frames_that_are_none_end_the_session(local: Local, garbage: bytes
 
     async with serving(behave) as url:
         with refused(r"without a word|WebSocket protocol"):
-            await session.converse(url, local.ends)
+            await converse(url, local.ends)
 
 
 async def test_a_message_without_measure_ends_the_session(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,18 +271,18 @@ async def test_a_message_without_measure_ends_the_session(local: Local, monkeypa
 
     async with serving(behave) as url:
         with refused("more than 1000 bytes"):
-            await session.converse(url, local.ends)
+            await converse(url, local.ends)
 
 
 async def test_nobody_at_the_url_is_said_so(local: Local) -> None:
     with refused("127.0.0.1:1 cannot be reached", Unavailable):
-        await session.converse("http://127.0.0.1:1/exec/x", local.ends)
+        await converse("http://127.0.0.1:1/exec/x", local.ends)
 
 
 @pytest.mark.parametrize("url", ["http://[::1/x", "http://h:99999/x", "ftp://127.0.0.1/x"])
 async def test_a_url_that_is_none_is_said_so(local: Local, url: str) -> None:
     with refused("the server answered with a URL"):
-        await session.converse(url, local.ends)
+        await converse(url, local.ends)
 
 
 async def connection(url: str, send: bytes, *, end: bool = True) -> tuple[bytes, list[str]]:
