@@ -29,7 +29,10 @@ COUNTING = "i=0; trap 'exit 0' TERM; while :; do i=$((i+1)); echo line $i; sleep
 
 def line(node: Node, *arguments: str) -> list[str]:
     command, *rest = arguments
-    return [sys.executable, "-m", "ocishim", command, "--runtime-endpoint", f"unix://{node.socket}", *rest]
+    # What a shell runs in the background ignores Ctrl-C, and so would what the tests run.
+    own_signals = ["/usr/bin/env", "--default-signal=INT"]
+    server = ["--runtime-endpoint", f"unix://{node.socket}"]
+    return [*own_signals, sys.executable, "-m", "ocishim", command, *server, *rest]
 
 
 def run(node: Node, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+OWN_SIGNALS = ("/usr/bin/env", "--default-signal=INT")
+"""What a shell runs in the background ignores Ctrl-C, and so would what the tests run."""
 CONFIGS = layouts.CONFIGS | {"pausing": {"Entrypoint": ["/bin/sleep", "1000000"]}}
 
 
@@ -78,6 +80,7 @@ def line(node: Node) -> Callable[..., list[str]]:
     """The command line of one of ocishim's commands for this server."""
 
     def made(command: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "ocishim", command, "--runtime-endpoint", f"unix://{node.socket}", *arguments]
+        server = ["--runtime-endpoint", f"unix://{node.socket}"]
+        return [*OWN_SIGNALS, sys.executable, "-m", "ocishim", command, *server, *arguments]
 
     return made
