@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -31,13 +32,23 @@ COMMANDS: Final = {
 }
 
 
+_STDOUT: Final = 1
+_STDERR: Final = 2
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its errors are one line on stderr."""
-    chosen = _parser().parse_args(sys.argv[1:] if arguments is None else arguments)
+    _have_standard_streams()
+    parser = _parser()
+    given = sys.argv[1:] if arguments is None else arguments
+    for argument in given:
+        if not _is_text(argument):
+            parser.error(f"the argument {os.fsencode(argument)!r} is not UTF-8")
+    chosen = parser.parse_args(given)
     failed: int = getattr(chosen, "failed", FAILED)
     try:
         code: int = chosen.run(chosen)
-        sys.stdout.flush()
+        print(end="", flush=True)  # noqa: T201 - what cannot be written is to be known here
     except InvalidArgument as error:
         return _complain(error, MISUSED)
     except OcishimError as error:
@@ -46,9 +57,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return SIGNALLED + signal.SIGINT
     except BrokenPipeError:
         # Nobody reads on, as in `ocishim logs | head`; nor may Python complain of it at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
         return SIGNALLED + signal.SIGPIPE
+    except OSError as error:
+        return _complain(OcishimError(str(error)), failed)
     return code
+
+
+def _have_standard_streams() -> None:
+    """What was started with a closed descriptor must not take another file for it; no text is too strange to print."""
+    for fd in range(_STDERR + 1):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free: this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _complain(error: OcishimError, code: int) -> int:

@@ -59,7 +59,8 @@ class Client:
                     f"{what}: the server on {self._address} has no such call ({error.message or 'UNIMPLEMENTED'})"
                 ) from error
             meaning = _MEANINGS.get(error.status, OperationFailed)
-            raise meaning(f"{what}: {error.message} ({error.status.name})") from error
+            words = " ".join((error.message or "").split())
+            raise meaning(f"{what}: {words} ({error.status.name})") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{what}: the server on {self._address} does not answer") from error
         except (OSError, StreamTerminatedError, ProtocolError, AttributeError) as error:

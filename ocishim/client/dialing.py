@@ -25,7 +25,7 @@ class Refused(OperationFailed):
     """The server answered, with another status than the one that begins a session."""
 
     def __init__(self, status: int, reason: bytes | bytearray) -> None:
-        words = reason.decode("utf-8", "replace").strip()
+        words = " ".join(reason.decode("utf-8", "replace").split())
         super().__init__(f"the server answered {status}{f': {words}' if words else ''}")
 
 

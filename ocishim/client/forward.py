@@ -72,7 +72,7 @@ class _Carrier:
                 begun.add(channel)
                 data = data[_PORT_BYTES:]
             if channel == _ERROR and data:
-                raise OperationFailed(bytes(data).decode("utf-8", "replace").strip())
+                raise OperationFailed(" ".join(bytes(data).decode("utf-8", "replace").split()))
             if channel == _DATA and data:
                 try:
                     self._writer.write(data)

@@ -146,8 +146,9 @@ class _Session:
         try:
             return command_status.exit_code(document)
         except command_status.Failed as failed:
-            code = command_exit_code(str(failed))
+            words = " ".join(str(failed).split())
+            code = command_exit_code(words)
             if code is None:
-                raise OperationFailed(str(failed)) from failed
-            self._ends.warn(str(failed))
+                raise OperationFailed(words) from failed
+            self._ends.warn(words)
             return code

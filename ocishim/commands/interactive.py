@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -57,7 +56,6 @@ async def converse(new_url: Callable[[], Awaitable[str]], *, stdin: bool, tty: b
             detach_keys=keys if at_terminal else b"",
             warn=warn,
         )
-        sys.stdout.flush()
         if at_terminal:
             stack.enter_context(terminal.raw(_STDIN))
         code = await session.converse(new_url, ends)

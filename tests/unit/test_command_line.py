@@ -106,6 +106,27 @@ def test_an_address_that_is_no_socket_is_exit_code_2(capsys: pytest.CaptureFixtu
     assert "neither unix:///PATH nor /PATH" in capsys.readouterr().err
 
 
+def test_an_argument_that_is_no_text_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["exec", "c", "--", "\udcff"])
+    assert raised.value.code == 2
+    assert "b'\\xff' is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_streams_are_no_bug(closed: str) -> None:
+    command = f"{sys.executable} -m ocishim exec -r /no.sock c true {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert done.returncode == 125
+    assert "Traceback" not in done.stderr
+
+
+def test_output_that_cannot_be_written_is_one_line() -> None:
+    command = f"{sys.executable} -m ocishim version --client >/dev/full"
+    done = subprocess.run(["/bin/sh", "-c", command], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "ocishim: [Errno 28] No space left on device\n")
+
+
 def test_exec_wants_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["exec", "-r", "/no.sock", "c", "--"]) == 2
     assert "exec wants a command" in capsys.readouterr().err

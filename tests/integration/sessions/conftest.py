@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from rpc import layouts
+from rpc import layouts, leaks
 from rpc.node import Node, Pods
 
 from ocishim.runtime.choice import refusal
@@ -67,6 +67,19 @@ def pods(node: Node) -> Iterator[Pods]:
         yield made
     finally:
         made.remove_all()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(node: Node) -> Iterator[None]:
+    """Whatever a session does to our server, the host is as before when its pods are gone."""
+    if isinstance(node, ForeignNode):
+        yield
+        return
+    before = leaks.held(node)
+    yield
+    leaked = leaks.compare(node, before)
+    assert not leaked, "left on the host:\n" + "\n".join(leaked) + f"\nserver:\n{node.log()}"
+    assert "a bug" not in node.log(), node.log()
 
 
 @pytest.fixture

@@ -57,9 +57,20 @@ class Terminal:
         """Press keys."""
         os.write(self._near, text.encode())
 
-    def wait_for(self, pattern: str) -> re.Match[str]:
+    def type_until(self, text: str, pattern: str) -> None:
+        """Press keys again and again until the pattern is there."""
+        for _ in range(20):
+            self.type(text)
+            try:
+                self.wait_for(pattern, within=1.0)
+            except AssertionError:
+                continue
+            return
+        raise AssertionError(f"no {pattern!r} in {self.seen!r}")
+
+    def wait_for(self, pattern: str, *, within: float = PATIENCE) -> re.Match[str]:
         """Read until the pattern is there; what was read up to its end is gone then."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + within
         while (found := re.search(pattern, self.seen)) is None:
             left = deadline - time.monotonic()
             assert left > 0, f"no {pattern!r} in {self.seen!r}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sessions.foreign import ForeignNode
 from sessions.terminal import Terminal, at_terminal
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def test_control_c_is_the_commands(line: Line, container: str) -> None:
         shell(terminal)
         terminal.type("trap 'echo inter''rupted' INT; echo wai''ting; sleep 1000\r")
         terminal.wait_for("waiting")
-        terminal.type("\x03")
-        terminal.wait_for("interrupted")
+        # The first may come before there is a sleep: the shell's trap then waits for the sleep's end.
+        terminal.type_until("\x03", "interrupted")
         terminal.type("exit 0\r")
         assert terminal.wait_for_end() == 0
 
@@ -174,9 +175,10 @@ def test_a_container_that_ends_leaves_the_terminal_as_it_was(node: Node, line: L
         assert terminal.modes_now() == terminal.modes
 
 
-def test_a_terminal_for_the_command_without_one_here(line: Line, container: str) -> None:
-    # containerd 1.6 loses what a command has written to its terminal right before its end.
-    done = run(line("exec", "-t", container, "sh", "-c", "tty; stty -a >/dev/null && echo yes; sleep 1"))
+def test_a_terminal_for_the_command_without_one_here(node: Node, line: Line, container: str) -> None:
+    if isinstance(node, ForeignNode):
+        pytest.skip("containerd 1.6 closes a command's terminal together with the input that it was not to have")
+    done = run(line("exec", "-t", container, "sh", "-c", "tty; stty -a >/dev/null && echo yes"))
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == b"yes"
 
