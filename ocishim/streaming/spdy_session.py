@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _HELD: Final = 1 << 20
 """Bytes that wait to be used at which a client without flow control is read from no more."""
 _LARGEST_FRAME: Final = 64 << 10
+_ACCEPTED: Final = {":status": "200", ":version": "HTTP/1.1"}
+"""Without these a reply is none (section 3.2.2 of the draft), though Go's peers do without."""
 _WINDOWED: Final = 4
 """Times _HELD that a client with flow control may have waiting: more than all that its windows allow."""
 
@@ -99,7 +101,7 @@ class SpdySession:
 
     def reply(self, stream_id: int) -> None:
         """Accept a stream."""
-        self._machine.reply(stream_id)
+        self._machine.reply(stream_id, _ACCEPTED)
 
     def reset(self, stream_id: int, status: Reset) -> None:
         """Refuse or abandon a stream."""

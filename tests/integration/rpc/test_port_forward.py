@@ -1,4 +1,4 @@
-"""Port-forward into a pod's network: over SPDY, over WebSocket channels, and SPDY in a WebSocket."""
+"""Port-forward into a pod's network: over SPDY and over WebSocket channels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
 
+from ocishim.protocol.spdy_frames import Reset
 from rpc import raw_client as raw
 from rpc import spdy_client, websocket_client
 from rpc.node import refusal
@@ -116,7 +117,7 @@ def test_a_client_that_resets_its_stream_ends_the_connection_in_the_pod(node: No
     with forwarding(node, sandbox) as client:
         _, data = opened(client, 7003)
         client.send(data, b"some")
-        client.machine.reset(data, spdy_client.spdy.Reset.CANCEL)
+        client.machine.reset(data, Reset.CANCEL)
         client.flush()
         script = "until test -e /tmp/over; do sleep 0.02; done"
         assert pods.exec(container, "sh", "-c", script, timeout=10).exit_code == 0
@@ -165,32 +166,6 @@ def test_over_websocket_channels(node: Node, sandbox: str) -> None:
         assert channels.got[channel][:2] == struct.pack("<H", port)
     assert channels.got[0][2:] == b"four"
     assert b"refused" in channels.got[5]
-
-
-def test_over_spdy_in_a_websocket(node: Node, sandbox: str) -> None:
-    url = url_of(node, sandbox)
-    with websocket_client.channels(url, "SPDY/3.1+portforward.k8s.io") as tunnel:
-        client = spdy_client.SpdyClient(_Tunnelled(tunnel.socket), windows=True)  # type: ignore[arg-type] # enough of a socket
-        _, data = opened(client, 7000)
-        client.send(data, b"x" * 300_000, fin=True)
-        client.until(lambda: data in client.finished)
-    assert client.got[data] == b"x" * 300_000
-
-
-class _Tunnelled:
-    """A WebSocket as a socket."""
-
-    def __init__(self, websocket: websocket_client.ClientConnection) -> None:
-        self.websocket = websocket
-
-    def sendall(self, data: bytes) -> None:
-        if data:
-            self.websocket.send(data)
-
-    def recv(self, _size: int) -> bytes:
-        data = self.websocket.recv(timeout=raw.PATIENCE)
-        assert isinstance(data, bytes)
-        return data
 
 
 def test_a_pod_in_the_hosts_network(node: Node, pods: Pods) -> None:

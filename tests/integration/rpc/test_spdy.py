@@ -106,11 +106,13 @@ def test_a_client_without_flow_control_that_floods_is_held_back(node: Node, pods
     gone(pods, container, b"sleep 4333")
 
 
-def test_a_client_that_closes_its_window_slows_the_command(node: Node, pods: Pods, container: str) -> None:
+def test_a_client_that_closes_its_window_slows_the_command(
+    node: Node, pods: Pods, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = resident(node)
     script = "head -c 200000000 /dev/zero; touch /tmp/all-written"
     with client.command(url_of(node, container, "sh", "-c", script), "stdout", "stderr", windows=True) as command:
-        command.client.machine.acknowledge = lambda _stream, _size: None  # type: ignore[method-assign] # it reads and gives no room
+        monkeypatch.setattr(command.client.machine, "acknowledge", lambda *_: None)  # it reads and gives no room
         command.client.sock.settimeout(1)
         with pytest.raises(TimeoutError):
             command.status()
