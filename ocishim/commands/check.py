@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from ocishim import check
 from ocishim.commands.output import say
-from ocishim.commands.parsing import FAILED, output_option, settings, settings_options
+from ocishim.commands.parsing import FAILED, output_option
+from ocishim.commands.settings import settings, settings_options
 
 if TYPE_CHECKING:
     import argparse

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def add_options(parser: Parser) -> None:
     """Where, how, and what."""
+    parser.usage = "ocishim exec [OPTIONS] CONTAINER -- COMMAND [ARGUMENT ...]"
     endpoint_option(parser)
     parser.add_argument("--stdin", "-i", action="store_true", help="hand standard input to the command")
     parser.add_argument("--tty", "-t", action="store_true", help="give the command a terminal")

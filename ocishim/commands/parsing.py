@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
-
-from ocishim import config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,19 +108,6 @@ def endpoint_option(parser: Parser) -> None:
 def output_option(parser: Parser) -> None:
     """For people or for programs."""
     parser.add_argument("--output", "-o", choices=("table", "json"), default="table")
-
-
-def settings_options(parser: Parser) -> None:
-    """What overrides the configuration."""
-    parser.add_argument("--config", type=Path, help=f"configuration file (default {config.DEFAULT_FILE})")
-    for option in ("root", "state", "listen", "image-listen"):
-        parser.add_argument(f"--{option}", help=f"overrides `{option.replace('-', '_')}` of the configuration")
-
-
-def settings(chosen: argparse.Namespace) -> config.Settings:
-    """The configuration with what overrides it."""
-    given = {name: getattr(chosen, name) for name in ("root", "state", "listen", "image_listen")}
-    return config.load(chosen.config, {name: value for name, value in given.items() if value is not None})
 
 
 def label_options(parser: Parser) -> None:

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from ocishim import daemon
-from ocishim.commands.parsing import settings, settings_options
+from ocishim.commands.settings import settings, settings_options
 from ocishim.errors import OcishimError
 
 if TYPE_CHECKING:

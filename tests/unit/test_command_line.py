@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SECOND = 1_000_000_000
-HEAVY = ("grpclib", "betterproto", "aiohttp", "wsproto", "rich", "ocishim.api", "ocishim.daemon")
+HEAVY = ("grpclib", "betterproto", "aiohttp", "wsproto", "rich", "pydantic", "ocishim.api", "ocishim.daemon")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["frobnicate"], []])
