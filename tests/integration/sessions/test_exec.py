@@ -175,6 +175,15 @@ def test_a_container_that_ends_leaves_the_terminal_as_it_was(node: Node, line: L
         assert terminal.modes_now() == terminal.modes
 
 
+def test_a_server_that_is_killed_leaves_the_terminal_as_it_was(node: Node, line: Line, container: str) -> None:
+    with at_terminal(line("exec", "-it", container, "sh")) as terminal:
+        shell(terminal)
+        node.restart(signal.SIGKILL)
+        terminal.wait_for("without a word about the command's end|connection to the streaming server broke")
+        assert terminal.wait_for_end() == 125
+        assert terminal.modes_now() == terminal.modes
+
+
 def test_a_terminal_for_the_command_without_one_here(node: Node, line: Line, container: str) -> None:
     if isinstance(node, ForeignNode):
         pytest.skip("containerd 1.6 closes a command's terminal together with the input that it was not to have")
