@@ -54,7 +54,7 @@ class _Carrier:
 
     async def send(self) -> None:
         """From here to the pod; returns when the pod has been silent for long since the local end ended."""
-        with suppress(ConnectionError):
+        with suppress(OSError):
             while data := await self._reader.read(_READ):
                 await self._socket.send(bytes([_DATA]) + data)
         heard = -1
@@ -77,7 +77,7 @@ class _Carrier:
                 try:
                     self._writer.write(data)
                     await self._writer.drain()
-                except ConnectionError:
+                except OSError:
                     return  # nobody listens any more
         with suppress(OSError):
             self._writer.write_eof()

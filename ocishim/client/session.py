@@ -92,9 +92,9 @@ async def _outcome(tasks: set[asyncio.Task[int | None]]) -> int | None:
                 if code != _INPUT_ENDED:
                     return code
     finally:
-        for task in pending:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Session:

@@ -68,9 +68,9 @@ class WebSocket:
             raise OperationFailed("the server closed the connection instead of answering")
         raise Refused(refusal.status_code, reason)
 
-    async def receive(self) -> bytes | None:
+    async def receive(self) -> bytes | bytearray | None:
         """The next message; None once the server has closed. Raises OperationFailed where it breaks the protocol."""
-        message = b""
+        message = bytearray()
         while (event := await self._next()) is not None:
             if isinstance(event, Ping):
                 await self._write(self._machine.send(event.response()))
@@ -80,9 +80,11 @@ class WebSocket:
                 break
             elif isinstance(event, BytesMessage | TextMessage):
                 data = event.data if isinstance(event.data, bytes | bytearray) else event.data.encode()
-                message += data
-                if len(message) > _LARGEST_MESSAGE:
+                if len(message) + len(data) > _LARGEST_MESSAGE:
                     raise OperationFailed(f"the server sent a message of more than {_LARGEST_MESSAGE} bytes")
+                if event.message_finished and not message:
+                    return data
+                message += data
                 if event.message_finished:
                     return message
         self._ended = True

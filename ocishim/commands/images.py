@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from ocishim import config
 from ocishim.api.ocishim import v1 as own
 from ocishim.commands.output import as_json, say, table
 from ocishim.commands.parsing import output_option
-from ocishim.commands.running import run_on
+from ocishim.commands.running import image_endpoint, run_on
 from ocishim.errors import InvalidArgument, NotFound, OperationFailed
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ def add_options(parser: Parser) -> None:
             "-r",
             dest="endpoint",
             metavar="ADDRESS",
-            help="the server's socket, unix:///PATH (default: of the configuration)",
+            help="the CRI server's socket, unix:///PATH (default: the environment's IMAGE_SERVICE_ENDPOINT or"
+            " CONTAINER_RUNTIME_ENDPOINT, else `image_listen` or `listen` of ocishim's configuration)",
         )
         output_option(made)
         return made
@@ -79,12 +79,7 @@ def add_options(parser: Parser) -> None:
 
 
 def _run(chosen: argparse.Namespace) -> int:
-    return run_on(chosen.endpoint or _default_address(), _COMMANDS[chosen.command], chosen)
-
-
-def _default_address() -> str:
-    settings = config.load(None)
-    return settings.image_listen or settings.listen
+    return run_on(image_endpoint(chosen), _COMMANDS[chosen.command], chosen)
 
 
 async def _list(client: Client, chosen: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from ocishim.client import logs
 from ocishim.commands import finding
 from ocishim.commands.parsing import endpoint_option
 from ocishim.commands.running import run
-from ocishim.errors import FailedPrecondition, NotFound, Unavailable
+from ocishim.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from ocishim.linux.stdio import opened_output
 from ocishim.protocol.log_line import NANOSECONDS, STDERR, STDOUT, Lines, nanoseconds
 
@@ -89,6 +89,6 @@ async def _has_exited(client: Client, named: Named) -> bool:
         status = await client.runtime.container_status(named.id, named.title)
     except NotFound:
         return True
-    except Unavailable:
+    except (Unavailable, DeadlineExceeded):
         return False
     return status.status.state == v1.ContainerState.CONTAINER_EXITED

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 _ENDPOINT: Final = "CONTAINER_RUNTIME_ENDPOINT"
-"""The environment's word for --runtime-endpoint, as crictl has it."""
+_IMAGE_ENDPOINT: Final = "IMAGE_SERVICE_ENDPOINT"
+"""The environment's words for the options, as crictl has them."""
 _ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,6 +25,15 @@ def endpoint(chosen: argparse.Namespace) -> str:
     """The address of the server for pods and containers."""
     given: str | None = chosen.endpoint
     return given or os.environ.get(_ENDPOINT) or config.load(None).listen
+
+
+def image_endpoint(chosen: argparse.Namespace) -> str:
+    """The address of the server for images."""
+    given: str | None = chosen.endpoint or os.environ.get(_IMAGE_ENDPOINT) or os.environ.get(_ENDPOINT)
+    if given:
+        return given
+    settings = config.load(None)
+    return settings.image_listen or settings.listen
 
 
 def run(command: Callable[[Client, argparse.Namespace], Awaitable[int]], chosen: argparse.Namespace) -> int:
