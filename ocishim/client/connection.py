@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _UNIX: Final = "unix://"
 _MEANINGS: Final[dict[Status, type[OcishimError]]] = {
-    Status.INVALID_ARGUMENT: InvalidArgument,
     Status.NOT_FOUND: NotFound,
     Status.FAILED_PRECONDITION: FailedPrecondition,
     Status.PERMISSION_DENIED: PermissionDenied,
