@@ -5,8 +5,8 @@ Blocks shortly: call it in a thread.
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _PAGE: Final = 4096
+_LAYER_BY_LAYER: Final = (6, 5)
+"""The first kernel that takes lower directories one by one."""
 
 
 def mount_overlay(layers: Sequence[str], *, upper: str | None = None, work: str | None = None, target: str) -> None:
@@ -29,14 +31,22 @@ def mount_overlay(layers: Sequence[str], *, upper: str | None = None, work: str 
     lowers = list(dict.fromkeys(reversed(layers)))
     try:
         writable = {"upperdir": upper, "workdir": work} if upper and work else {}
-        if not _mount_by_parts(lowers, writable, target):
+        # Asked and not tried: an older kernel takes the option, refuses the whole mount later, and logs an error.
+        if _kernel() >= _LAYER_BY_LAYER:
+            _mount_by_parts(lowers, writable, target)
+        else:
             _mount_at_once(lowers, writable, target)
     except OSError as error:
         raise OperationFailed(f"{target}: overlayfs of {len(lowers)} layers: {error.strerror}") from error
 
 
-def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> bool:
-    """False where the kernel is too old for lowerdir+, which it may say only when it is to make the filesystem."""
+def _kernel() -> tuple[int, int]:
+    """The kernel's version, such as (6, 1)."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> None:
     fs = libc.fsopen("overlay")
     try:
         for lower in lowers:
@@ -45,17 +55,12 @@ def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str], target: 
             libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, key, value)
         libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
         mounted = libc.fsmount(fs)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return False
-        raise
     finally:
         os.close(fs)
     try:
         libc.move_mount(mounted, target)
     finally:
         os.close(mounted)
-    return True
 
 
 def _mount_at_once(lowers: Sequence[str], writable: Mapping[str, str], target: str) -> None:
