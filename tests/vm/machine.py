@@ -38,7 +38,7 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
     job = {
         "token": token,
         "arguments": plan.pytest_arguments(wanted.pytest, patience),
-        "environment": {"OCISHIM_TEST_PATIENCE": str(patience)},
+        "environment": plan.environment(wanted, patience),
     }
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
         disk, console = Path(scratch, "job"), Path(scratch, "console")
