@@ -46,15 +46,18 @@ def node(request: pytest.FixtureRequest, layout: Path) -> Iterator[Node]:
         made.clean()
 
 
-def in_slice(node: Node, slice_name: str, **fields: object) -> pb.LinuxPodSandboxConfig:
+def in_slice(node: Node, pod: str) -> pb.LinuxPodSandboxConfig:
     """A pod's Linux part below a slice of the node's, named by its whole path, as kubelet does."""
-    parent = f"{node.cgroup}/{node.cgroup_parent(slice_name)}"
+    parent = f"{node.cgroup}/{node.cgroup_parent(pod)}"
     context = pb.LinuxSandboxSecurityContext(namespace_options=POD)
-    return pb.LinuxPodSandboxConfig(cgroup_parent=parent, security_context=context, **fields)
+    return pb.LinuxPodSandboxConfig(cgroup_parent=parent, security_context=context)
 
 
-def limits(**resources: int) -> pb.LinuxContainerConfig:
-    return pb.LinuxContainerConfig(resources=pb.LinuxContainerResources(**resources))
+def limits(memory: int, cpu_quota: int = 0) -> pb.LinuxContainerConfig:
+    resources = pb.LinuxContainerResources(
+        memory_limit_in_bytes=memory, cpu_quota=cpu_quota, cpu_period=100_000 if cpu_quota else 0
+    )
+    return pb.LinuxContainerConfig(resources=resources)
 
 
 def cgroup_of(node: Node, container_id: str) -> str:
@@ -133,7 +136,7 @@ def _command(pid: str) -> str:
 
 
 def test_limits_hold_even_when_systemd_sets_its_units_anew(node: Node, pods: Pods) -> None:
-    linux = limits(memory_limit_in_bytes=64 * MIB, cpu_quota=20_000, cpu_period=100_000)
+    linux = limits(64 * MIB, 20_000)
     container_id = pods.sleeper(pods.run(), linux=linux)
     cgroup = cgroup_of(node, container_id)
     assert (memory_limit(cgroup), quota(cgroup)) == (64 * MIB, 20_000)
@@ -142,7 +145,7 @@ def test_limits_hold_even_when_systemd_sets_its_units_anew(node: Node, pods: Pod
 
 
 def test_changed_limits_hold_even_when_systemd_sets_its_units_anew(node: Node, pods: Pods) -> None:
-    linux = limits(memory_limit_in_bytes=64 * MIB, cpu_quota=20_000, cpu_period=100_000)
+    linux = limits(64 * MIB, 20_000)
     container_id = pods.sleeper(pods.run(), linux=linux)
     cgroup = cgroup_of(node, container_id)
     wanted = pb.LinuxContainerResources(memory_limit_in_bytes=96 * MIB, cpu_quota=30_000)
@@ -170,7 +173,7 @@ def test_a_pods_own_slice_has_its_containers_sum_and_its_overhead(node: Node, po
 
 def test_a_container_that_outgrows_its_memory_is_oom_killed(pods: Pods) -> None:
     script = "x=a; while :; do x=$x$x; done"
-    linux = limits(memory_limit_in_bytes=24 * MIB)
+    linux = limits(24 * MIB)
     ended = pods.wait(pods.start(pods.run(), "sh", "-c", script, linux=linux), within=60)
     assert ended.reason == "OOMKilled"
 
