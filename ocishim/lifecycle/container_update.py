@@ -58,7 +58,8 @@ async def _update(node: Node, container: Container, asked: v1.LinuxContainerReso
             if before.is_running:
                 with step("change the cgroup"):
                     await _apply(node, container, result, resources.change(result, asked))
-        except BaseException:
+        except Exception:
+            # Cancelled, at shutdown, is not refused: the record stays, and the next start sees it through.
             await _forget(node, container)
             raise
         container.presume(status)
@@ -142,7 +143,7 @@ def write_limits(node: Node, container: Container) -> None:
     with open(path, "rb") as file:
         spec = RuntimeSpec.model_validate_json(file.read())
     recorded = statuses.container_resources(container.status, container.config)
-    former, fresh = spec.linux.resources, resources.resources(recorded, node.host)
+    former, fresh = spec.linux.resources, resources.new_container(recorded, node.host)
     fresh.devices, fresh.pids = former.devices, former.pids
     spec.linux.resources = fresh
     spec.process.oom_score_adj = resources.oom_score_adj(recorded.oom_score_adj, node.host)

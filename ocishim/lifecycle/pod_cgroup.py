@@ -90,12 +90,13 @@ async def release(node: Node, sandbox: Sandbox) -> None:
         return
     if metadata.cgroup_driver == "cgroupfs" and metadata.monitor_cgroup == cgroups.POD:
         await asyncio.to_thread(_remove_monitors, cgroups.monitor_leaf(metadata.cgroup_parent, metadata.id))
-    if not owns(sandbox) or not await asyncio.to_thread(cgroup.exists, metadata.cgroup_parent):
+    if not owns(sandbox):
         return
-    heir = next((each for each in node.sandboxes if each is not sandbox and _shares(each, metadata)), None)
+    sharing = [each for each in node.sandboxes if each is not sandbox and _is_in(each, metadata.cgroup_parent)]
+    heir = next((each for each in sharing if each.metadata.cgroup_parent == metadata.cgroup_parent), None)
     if heir is not None:
         await heir.update(heir.status.model_copy(update={"inherits_cgroup": True}))
-    elif not await driver_of(node, metadata).remove(metadata.cgroup_parent):
+    elif sharing or not await driver_of(node, metadata).remove(metadata.cgroup_parent):
         log.warning("%s: its cgroup %s stays: others are in it", sandbox.title, metadata.cgroup_parent)
 
 
@@ -104,12 +105,11 @@ def owns(sandbox: Sandbox) -> bool:
     return sandbox.metadata.owns_cgroup or sandbox.status.inherits_cgroup
 
 
-def _shares(other: Sandbox, metadata: SandboxMetadata) -> bool:
-    parent = other.metadata.cgroup_parent
-    return parent == metadata.cgroup_parent or parent.startswith(f"{metadata.cgroup_parent}/")
+def _is_in(sandbox: Sandbox, path: str) -> bool:
+    return f"{sandbox.metadata.cgroup_parent}/".startswith(f"{path}/")
 
 
 def _remove_monitors(path: str) -> None:
-    cgroup.drain(path, within=_LAST_WORDS)
-    if not cgroup.remove(path):
+    cgroup.wait_empty(path, within=_LAST_WORDS)
+    if not (cgroup.kill_all(path) and cgroup.remove(path)):
         raise OperationFailed(f"cgroup {path} cannot be removed: monitors in it do not end")

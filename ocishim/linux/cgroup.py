@@ -94,14 +94,16 @@ def kill_all(cgroup: str, *, within: float = 10.0, root: str = ROOT) -> bool:
     return True
 
 
-def drain(cgroup: str, *, within: float, root: str = ROOT) -> None:
-    """Wait until no process is left in the cgroup, `within` seconds; then SIGKILL those that are."""
+def wait_empty(cgroup: str, *, within: float, root: str = ROOT) -> bool:
+    """Wait until no process is left in the cgroup and below it; False if some stay past `within` seconds."""
     deadline = time.monotonic() + within
     pause = 0.001
-    while processes(cgroup, root) and time.monotonic() < deadline:
+    while processes(cgroup, root):
+        if time.monotonic() > deadline:
+            return False
         time.sleep(pause)
         pause = min(pause * 2, 0.1)
-    kill_all(cgroup, root=root)
+    return True
 
 
 def thaw(cgroup: str, root: str = ROOT) -> None:

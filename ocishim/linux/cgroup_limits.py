@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition, InvalidArgument, OcishimError, OperationFailed
@@ -33,7 +34,8 @@ def apply(path: str, writes: Sequence[Write], root: str = cgroup.ROOT) -> dict[s
     try:
         for file, value in targets:
             _must_fit(path, file, value)
-        _settle(targets)
+        if failures := _write_all(targets):
+            raise next(iter(failures.values()))
     except OSError as error:
         restore(before)
         raise _explained(path, error, dict(targets)) from error
@@ -45,10 +47,9 @@ def apply(path: str, writes: Sequence[Write], root: str = cgroup.ROOT) -> dict[s
 
 def restore(before: dict[str, str]) -> None:
     """Put the former content of files back; what the kernel does not take any more is logged."""
-    try:
-        _settle([(file, content) for file, content in before.items() if _differs(file, content)])
-    except OSError as error:
-        log.error("%s: its former limit cannot be put back: %s", error.filename, error.strerror)  # noqa: TRY400
+    changed = [(file, content) for file, content in before.items() if _differs(file, content)]
+    for file, error in _write_all(changed).items():
+        log.error("%s: its former limit cannot be put back: %s", file, error.strerror)
 
 
 def read(path: str, controller: str, file: str, root: str = cgroup.ROOT) -> str:
@@ -60,26 +61,23 @@ def read(path: str, controller: str, file: str, root: str = cgroup.ROOT) -> str:
         return ""
 
 
-def _settle(targets: Iterable[tuple[str, str]]) -> None:
-    """Write in the order that the kernel takes: memory may not pass memory and swap, nor a quota its parent's.
+def _write_all(targets: Iterable[tuple[str, str]]) -> dict[str, OSError]:
+    """Write in the order that the kernel takes: memory may not pass memory and swap, nor a cpuset its parent's.
 
-    What is refused as invalid is tried again after the others, until a round brings nothing.
+    What is refused is tried again after the others, until a round brings nothing; returns what stays refused.
     """
     pending = list(targets)
     while pending:
-        refused: list[tuple[str, str]] = []
-        first: OSError | None = None
+        failures: dict[str, OSError] = {}
         for file, value in pending:
             try:
                 cgroup.write(file, value or "\n")
             except OSError as error:
-                if error.errno != errno.EINVAL:
-                    raise
-                first = first or error
-                refused.append((file, value))
-        if first is not None and len(refused) == len(pending):
-            raise first
-        pending = refused
+                failures[file] = error
+        if len(failures) == len(pending):
+            return failures
+        pending = [(file, value) for file, value in pending if file in failures]
+    return {}
 
 
 def _file(path: str, write: Write, root: str) -> str:
@@ -111,13 +109,20 @@ def _differs(file: str, content: str) -> bool:
 
 
 def _must_fit(path: str, file: str, value: str) -> None:
-    """cgroup v2 would kill to meet a limit below what is used, where v1 refuses it."""
-    if os.path.basename(file) == "memory.max" and value.isdecimal():
-        used = _content(f"{os.path.dirname(file)}/memory.current")
-        if used.isdecimal() and int(used) > int(value):
-            raise FailedPrecondition(
-                f"cgroup {path}: memory.max cannot become {value!r}: its processes use {used} bytes"
-            )
+    """cgroup v2 would kill to meet a limit below what is used; v1 reclaims what it can, and then refuses it."""
+    if os.path.basename(file) != "memory.max" or not value.isdecimal():
+        return
+    excess = _in_use(file) - int(value)
+    if excess > 0:
+        with suppress(OSError):  # as much as can be, if the kernel has it (since 5.19)
+            cgroup.write(f"{os.path.dirname(file)}/memory.reclaim", str(excess))
+    if (used := _in_use(file)) > int(value):
+        raise FailedPrecondition(f"cgroup {path}: memory.max cannot become {value!r}: its processes use {used} bytes")
+
+
+def _in_use(file: str) -> int:
+    used = _content(f"{os.path.dirname(file)}/memory.current")
+    return int(used) if used.isdecimal() else 0
 
 
 def _explained(path: str, error: OSError, values: dict[str, str]) -> OcishimError:

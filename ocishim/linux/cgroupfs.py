@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import OperationFailed
 from ocishim.linux import cgroup, cgroup_limits
+from ocishim.linux.uncancelled import to_the_end
 from ocishim.translate import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Set
 
     from ocishim.spec import runtime as spec
 
-_WANTED: Final = frozenset(("cpu", "cpuset", "io", "memory", "pids", "hugetlb"))
+WANTED: Final = frozenset(("cpu", "cpuset", "io", "memory", "pids", "hugetlb"))
 """v2's controllers that limits and statistics of pods need."""
 
 
@@ -33,7 +34,7 @@ class Cgroupfs:
 
         Raises OperationFailed with the kernel's answer.
         """
-        await asyncio.to_thread(self._make, path)
+        await to_the_end(asyncio.to_thread(self._make, path))
 
     def _make(self, path: str) -> None:
         try:
@@ -50,12 +51,12 @@ class Cgroupfs:
         Raises as cgroup_limits.apply does.
         """
         writes = limits.writes(resources, v2=cgroup.is_v2(self._root), weight=weight)
-        before = await asyncio.to_thread(cgroup_limits.apply, path, writes, self._root)
+        before = await to_the_end(asyncio.to_thread(cgroup_limits.apply, path, writes, self._root))
         return lambda: cgroup_limits.restore(before)
 
     async def adopt(self, path: str, pid: int) -> None:
         """Move a process into a cgroup, which is made where it is missing. Raises OperationFailed."""
-        await asyncio.to_thread(self._adopt, path, pid)
+        await to_the_end(asyncio.to_thread(self._adopt, path, pid))
 
     def _adopt(self, path: str, pid: int) -> None:
         v2 = cgroup.is_v2(self._root)
@@ -75,22 +76,21 @@ class Cgroupfs:
 
 def _make_below(base: str, relative: str, *, enable: bool, leaf: bool = False) -> None:
     directory = base
-    parts = relative.strip("/").split("/")
-    for number, part in enumerate(parts):
+    for part in relative.strip("/").split("/"):
         if enable:
-            _enable_controllers(directory)
+            enable_controllers(directory, WANTED)
         directory = f"{directory}/{part}"
         with suppress(FileExistsError):
             os.mkdir(directory, 0o755)
         _inherit_cpuset(directory)
-        if enable and number == len(parts) - 1 and not leaf:
-            _enable_controllers(directory)
+    if enable and not leaf:
+        enable_controllers(directory, WANTED)
 
 
-def _enable_controllers(directory: str) -> None:
+def enable_controllers(directory: str, wanted: Set[str]) -> None:
     """v2: let the children of a cgroup be limited. A controller that cannot is met where its limit is set."""
-    available = _WANTED.intersection(cgroup.words(f"{directory}/cgroup.controllers"))
-    for controller in sorted(available.difference(cgroup.words(f"{directory}/cgroup.subtree_control"))):
+    available = wanted & set(cgroup.words(f"{directory}/cgroup.controllers"))
+    for controller in sorted(available - set(cgroup.words(f"{directory}/cgroup.subtree_control"))):
         with suppress(OSError):
             cgroup.write(f"{directory}/cgroup.subtree_control", f"+{controller}")
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from ocishim.errors import OcishimError
 from ocishim.linux import cgroup, cgroup_limits
+from ocishim.linux.cgroupfs import enable_controllers
 from ocishim.translate import limits
 from ocishim.translate.unit_properties import Property, unit_properties
 
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from ocishim.spec import runtime as spec
+
+_LAST_WORDS: Final = 5.0
+"""Seconds that monitors get to end by themselves before their slice goes: they sync the log last of all."""
+_ACCOUNTED: Final = tuple(
+    Property(name, "b", True) for name in ("MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting")
+)
 
 
 class Manager(Protocol):
@@ -46,13 +53,12 @@ class SystemdCgroups:
     async def make(self, path: str) -> None:
         """Make a slice; systemd makes those that its name says it is in. Raises OperationFailed in its words."""
         unit = posixpath.basename(path)
-        accounted = ("MemoryAccounting", "CPUAccounting", "IOAccounting", "TasksAccounting")
         await self._manager.start_transient_unit(
             unit,
             [
                 Property("Description", "s", f"pods of ocishim: {unit}"),
                 Property("DefaultDependencies", "b", False),
-                *(Property(name, "b", True) for name in accounted),
+                *_ACCOUNTED,
             ],
         )
 
@@ -65,6 +71,8 @@ class SystemdCgroups:
         """
         v2 = cgroup.is_v2(self._root)
         writes = limits.writes(resources, v2=v2, weight=weight)
+        if v2:
+            await asyncio.to_thread(self._enable, path, {write.controller for write in writes})
         before = await asyncio.to_thread(cgroup_limits.apply, path, writes, self._root)
         properties = unit_properties(resources, v2=v2, weight=weight)
         try:
@@ -77,6 +85,13 @@ class SystemdCgroups:
             raise
         return lambda: cgroup_limits.restore(before)
 
+    def _enable(self, path: str, controllers: set[str]) -> None:
+        """systemd lends a unit only the controllers that its properties ask for, which they do after this."""
+        directory = self._root
+        for part in path.strip("/").split("/"):
+            enable_controllers(directory, controllers)
+            directory = f"{directory}/{part}"
+
     async def adopt(self, path: str, pid: int) -> None:
         """Put a process into a scope of its own. Raises OperationFailed in systemd's words."""
         unit, parent = posixpath.basename(path), posixpath.basename(posixpath.dirname(path))
@@ -86,12 +101,15 @@ class SystemdCgroups:
                 Property("Description", "s", "monitor of a container"),
                 Property("PIDs", "au", [pid]),
                 Property("Slice", "s", parent),
+                *_ACCOUNTED,
                 Property("DefaultDependencies", "b", False),
                 Property("CollectMode", "s", "inactive-or-failed"),
             ],
         )
 
     async def remove(self, path: str) -> bool:
-        """Stop the unit, with the processes it has, and see its cgroup gone; False where something keeps it."""
+        """Stop the unit, once nothing runs in it, and see its cgroup gone; False where something keeps it."""
+        if not await asyncio.to_thread(cgroup.wait_empty, path, within=_LAST_WORDS, root=self._root):
+            return False  # stopping it would kill what is none of ours
         await self._manager.stop_unit(posixpath.basename(path))
         return await asyncio.to_thread(cgroup.remove, path, self._root)

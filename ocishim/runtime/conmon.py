@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ocishim.errors import DeadlineExceeded, OperationFailed
+from ocishim.errors import DeadlineExceeded, OcishimError, OperationFailed
 from ocishim.linux import process
 from ocishim.protocol import conmon as messages
 from ocishim.protocol import runtime_error
@@ -107,8 +107,9 @@ async def _answer(
         theirs.close()
         try:
             async with asyncio.timeout(within):
-                await _placed(launcher, place)
-                os.write(start_write, b"\0")
+                await _place(launcher, place)
+                with suppress(BrokenPipeError):  # it has ended, and its log says why
+                    os.write(start_write, b"\0")
                 await launcher.wait()
                 return await answer.line()
         except TimeoutError as error:
@@ -116,9 +117,14 @@ async def _answer(
             raise DeadlineExceeded(f"{what}: {command[0]} did not answer within {within:g} s") from error
 
 
-async def _placed(launcher: process.Process, place: Callable[[int], Awaitable[None]]) -> None:
+async def _place(launcher: process.Process, place: Callable[[int], Awaitable[None]]) -> None:
     try:
         await place(launcher.pid)
+    except OcishimError:
+        # Where it has ended by itself, what it wrote to its log explains more than that it is not there.
+        if launcher.returncode is None:
+            launcher.kill_group()
+            raise
     except BaseException:
         launcher.kill_group()
         raise

@@ -19,7 +19,7 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
     """The bundle's config.json. Raises FailedPrecondition where the host lacks what was asked for by name."""
     config = inputs.config
     context = config.linux.security_context
-    limits = resources.resources(config.linux.resources, inputs.host, pids_limit=inputs.pids_limit)
+    limits = resources.new_container(config.linux.resources, inputs.host, pids_limit=inputs.pids_limit)
     limits.devices = security.device_rules(inputs.devices, privileged=context.privileged)
     return spec.RuntimeSpec(
         process=_process(inputs),

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from ocishim.spec import runtime as spec
-from ocishim.translate.limits import DEFAULT_PERIOD
+from ocishim.translate.limits import DEFAULT_PERIOD, UNLIMITED
 
 if TYPE_CHECKING:
     from ocishim.api.runtime import v1
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 
 _NUMBERS: Final = ("cpu_period", "cpu_quota", "cpu_shares", "memory_limit_in_bytes", "memory_swap_limit_in_bytes")
 _TEXTS: Final = ("cpuset_cpus", "cpuset_mems")
+
+
+def new_container(asked: v1.LinuxContainerResources, host: HostFacts, *, pids_limit: int = 0) -> spec.Resources:
+    """The same for a cgroup that is to be made: it has no limits, and -1 need not be said.
+
+    crun 1.8.1 writes a quota of -1 as an unsigned number, which cgroup v1 refuses.
+    """
+    wanted = resources(asked, host, pids_limit=pids_limit)
+    if wanted.cpu is not None and wanted.cpu.quota == UNLIMITED:
+        wanted.cpu.quota = None
+    if wanted.memory is not None:
+        limit, swap = (None if value == UNLIMITED else value for value in (wanted.memory.limit, wanted.memory.swap))
+        wanted.memory = spec.Memory(limit=limit, swap=swap) if limit is not None or swap is not None else None
+    return wanted
 
 
 def resources(asked: v1.LinuxContainerResources, host: HostFacts, *, pids_limit: int = 0) -> spec.Resources:

@@ -82,6 +82,8 @@ class Kernel:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, str]] = []
+        self.cache = 0
+        """Bytes that can be reclaimed."""
         self.rules: list[Callable[[str, str], int]] = [_memory_within_memsw, _memory_in_use]
         """Each answers an errno, or 0."""
 
@@ -91,6 +93,9 @@ class Kernel:
 
     def write(self, path: str, value: str) -> None:
         """The stand-in."""
+        if path.endswith("/memory.reclaim"):
+            self._reclaim(Path(path).with_name("memory.current"), int(value))
+            return
         for rule in self.rules:
             if number := rule(path, value):
                 raise OSError(number, os.strerror(number), path)
@@ -98,6 +103,13 @@ class Kernel:
             shown = UNLIMITED if value == "-1" and "memory" in os.path.basename(path) else value
             Path(path).write_text(f"{shown}\n")
         self.written.append((path, value))
+
+    def _reclaim(self, usage: Path, wanted: int) -> None:
+        freed = min(wanted, self.cache)
+        if freed:
+            usage.write_text(f"{_number(usage) - freed}\n")
+        if freed < wanted:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
 
 def _number(path: Path) -> int:

@@ -146,6 +146,23 @@ async def test_memory_below_what_is_used_is_refused_on_every_kind(tree: Path, ke
     assert contents(tree) == before, "v2 would have killed to meet it"
 
 
+async def test_what_v2_can_reclaim_is_not_in_the_way(tmp_path: Path, kernel: Kernel) -> None:
+    root = v2(tmp_path)
+    kernel.cache = 1 << 19
+    await Cgroupfs(str(root)).limit(CONTAINER, Resources(memory=Memory(limit=3 << 18)))
+    assert value(root, "memory.max") == str(3 << 18)
+    with pytest.raises(FailedPrecondition, match="its processes use"):
+        await Cgroupfs(str(root)).limit(CONTAINER, Resources(memory=Memory(limit=4096)))
+
+
+async def test_one_file_that_cannot_be_put_back_does_not_keep_the_others(tmp_path: Path, kernel: Kernel) -> None:
+    root = v1(tmp_path)
+    undo = await Cgroupfs(str(root)).limit(CONTAINER, Resources(cpu=Cpu(shares=5, cpus="0"), pids=Pids(limit=5)))
+    kernel.refuse("cpu.shares", "1024", errno.EIO)
+    undo()
+    assert (value(root, "cpu.shares"), value(root, "cpuset.cpus"), value(root, "pids.max")) == ("5", "0-3", "max")
+
+
 @pytest.mark.parametrize(
     ("number", "kind"),
     [

@@ -42,6 +42,13 @@ def test_a_memory_limit_alone_allows_no_swap() -> None:
     assert found.memory == spec.Memory(limit=100, swap=100)
 
 
+def test_a_new_container_is_not_told_that_it_is_unlimited() -> None:
+    unlimited = asked(cpu_quota=-1, cpu_period=5000, memory_limit_in_bytes=-1, memory_swap_limit_in_bytes=-1)
+    assert resources.new_container(unlimited, V1) == spec.Resources(cpu=spec.Cpu(period=5000))
+    swapping = asked(memory_limit_in_bytes=100, memory_swap_limit_in_bytes=-1)
+    assert resources.new_container(swapping, V1) == spec.Resources(memory=spec.Memory(limit=100))
+
+
 def test_swap_is_left_out_where_the_kernel_does_not_count_it() -> None:
     host = dataclasses.replace(V1, has_swap_accounting=False)
     found = resources.resources(asked(memory_limit_in_bytes=100, memory_swap_limit_in_bytes=300), host)

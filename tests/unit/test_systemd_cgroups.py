@@ -16,7 +16,7 @@ from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio import MessageBus
 
 from ocishim.errors import FailedPrecondition, InvalidArgument, OperationFailed, Unavailable
-from ocishim.linux import cgroup, cgroup_driver
+from ocishim.linux import cgroup, cgroup_driver, systemd_cgroups
 from ocishim.linux.systemd_bus import SystemdManager
 from ocishim.linux.systemd_cgroups import SystemdCgroups
 from ocishim.spec.runtime import Cpu, Memory, Resources
@@ -112,6 +112,12 @@ async def test_what_systemd_rounds_is_set_right_again(tmp_path: Path, kernel: Ke
     assert file.read_text() == "12345 100000\n"
 
 
+async def test_a_controller_that_systemd_has_not_lent_is_enabled(tmp_path: Path, kernel: Kernel) -> None:
+    (v2(tmp_path) / "cgroup.subtree_control").write_text("memory\n")
+    await SystemdCgroups(FakeManager(), str(tmp_path)).limit(SCOPE, Resources(cpu=Cpu(cpus="0")))
+    assert (f"{tmp_path}/cgroup.subtree_control", "+cpuset") in kernel.written
+
+
 async def test_what_the_kernel_refuses_systemd_is_not_asked(tmp_path: Path, kernel: Kernel) -> None:
     manager = FakeManager()
     kernel.refuse("cpuset.cpus", "99", 22)
@@ -128,6 +134,16 @@ async def test_what_systemd_refuses_leaves_the_files_as_they_were(tmp_path: Path
     with pytest.raises(OperationFailed, match="systemd: no"):
         await SystemdCgroups(manager, str(tmp_path)).limit(SCOPE, Resources(memory=Memory(limit=50 << 20)))
     assert file.read_text() == before
+
+
+async def test_a_slice_in_which_others_run_is_not_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = FakeManager()
+    monkeypatch.setattr(systemd_cgroups, "_LAST_WORDS", 0.0)
+    (tmp_path / "cgroup.controllers").write_text("cpu\n")
+    (tmp_path / SLICE[1:]).mkdir(parents=True)
+    (tmp_path / SLICE[1:] / "cgroup.procs").write_text("4321\n")
+    assert not await SystemdCgroups(manager, str(tmp_path)).remove(SLICE)
+    assert manager.asked == []
 
 
 async def test_a_slice_is_stopped_and_its_cgroup_gone(tmp_path: Path) -> None:
@@ -169,7 +185,8 @@ def address(tmp_path: Path) -> Iterator[str]:
     """A D-Bus daemon of the test's own."""
     program = shutil.which("dbus-daemon")
     if program is None:
-        pytest.skip("dbus-daemon is not installed (apt-get install dbus-daemon)")
+        missing = "dbus-daemon is not installed (apt-get install dbus-daemon)"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
     (tmp_path / "bus.conf").write_text(BUS_CONFIG.format(path=tmp_path / "bus"))
     command = [program, f"--config-file={tmp_path}/bus.conf", "--nofork", "--nopidfile", "--print-address"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
