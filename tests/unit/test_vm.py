@@ -98,6 +98,13 @@ def test_an_emulated_machine_has_more_time_for_a_test() -> None:
     assert f"timeout={plan.TEST_TIMEOUT * 10}" in plan.pytest_arguments([], 10)
 
 
+def test_the_tests_are_told_how_patient_to_be_and_which_driver_to_use() -> None:
+    told = plan.environment(plan.options(["--driver", "systemd"]), 10)
+    assert told == {"OCISHIM_TEST_PATIENCE": "10", "OCISHIM_TEST_CGROUP_DRIVER": "systemd"}
+    node = (TOP / "tests/integration/rpc/node.py").read_text(encoding="utf-8")
+    assert all(f'os.environ.get("{name}"' in node for name in told)
+
+
 def test_the_same_packages_in_another_order_are_the_same_guest() -> None:
     one, other = plan.guest_packages(["crun", "runc"]), plan.guest_packages(["runc", "crun", "crun"])
     assert plan.fingerprint(one) == plan.fingerprint(other)

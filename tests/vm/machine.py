@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -17,6 +19,8 @@ from typing import IO, TYPE_CHECKING
 from vm import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vm.image import Guest
     from vm.teller import Teller
 
@@ -40,8 +44,8 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
         "arguments": plan.pytest_arguments(wanted.pytest, patience),
         "environment": plan.environment(wanted, patience),
     }
-    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
-        disk, console = Path(scratch, "job"), Path(scratch, "console")
+    with _scratch(cache) as scratch:
+        disk, console = scratch / "job", scratch / "console"
         _pack(checkout, json.dumps(job).encode(), disk)
         machine = plan.Machine(
             kernel=str(guest.kernel),
@@ -53,11 +57,23 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
         )
         how = "with KVM" if accelerator == "kvm" else "emulated, for want of KVM, which is some ten times slower"
         teller.say(f"starting the guest {how}: {wanted.cpus} processors, {wanted.memory} MiB, cgroup {wanted.cgroup}")
-        code = _watch(plan.qemu_command(machine, wanted), token, wanted.time_limit, Path(scratch), teller)
+        code = _watch(plan.qemu_command(machine, wanted), token, wanted.time_limit, scratch, teller)
         if code != 0 and console.exists():
             console.replace(cache / "console.log")
             teller.say(f"the guest's console and the end of its journal are in {cache / 'console.log'}")
     return code
+
+
+@contextlib.contextmanager
+def _scratch(cache: Path) -> Iterator[Path]:
+    """A directory for this run, locked while we live; those of runs that were killed go first."""
+    for left in cache.glob("run-*"):
+        with (left / "lock").open("a") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as name, open(f"{name}/lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Path(name)
 
 
 def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: Teller) -> int:
