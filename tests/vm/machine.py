@@ -67,13 +67,16 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
 @contextlib.contextmanager
 def _scratch(cache: Path) -> Iterator[Path]:
     """A directory for this run, locked while we live; those of runs that were killed go first."""
-    for left in cache.glob("run-*"):
-        with (left / "lock").open("a") as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as name, open(f"{name}/lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield Path(name)
+    with contextlib.ExitStack() as owned:
+        with open(cache / "lock", "a") as all_runs:
+            fcntl.flock(all_runs, fcntl.LOCK_EX)  # nobody takes a new directory for one that was left
+            for left in cache.glob("run-*"):
+                with (left / "lock").open("a") as lock, contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=cache)))
+            fcntl.flock(owned.enter_context((scratch / "lock").open("a")), fcntl.LOCK_EX)
+        yield scratch
 
 
 def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: Teller) -> int:
