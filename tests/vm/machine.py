@@ -44,9 +44,9 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
         "arguments": plan.pytest_arguments(wanted.pytest, patience),
         "environment": plan.environment(wanted, patience),
     }
-    with _scratch(cache) as scratch:
+    with scratch_directory(cache) as scratch:
         disk, console = scratch / "job", scratch / "console"
-        _pack(checkout, json.dumps(job).encode(), disk)
+        pack(checkout, json.dumps(job).encode(), disk)
         machine = plan.Machine(
             kernel=str(guest.kernel),
             initrd=str(guest.initrd),
@@ -65,7 +65,7 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
 
 
 @contextlib.contextmanager
-def _scratch(cache: Path) -> Iterator[Path]:
+def scratch_directory(cache: Path) -> Iterator[Path]:
     """A directory for this run, locked while we live; those of runs that were killed go first."""
     with contextlib.ExitStack() as owned:
         with open(cache / "lock", "a") as all_runs:
@@ -97,7 +97,7 @@ def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: 
     timer.start()
     with process:
         try:
-            code = _follow(process.stdout, token, teller)
+            code = follow(process.stdout, token, teller)
             if code is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(OFF_WITHIN)
@@ -113,7 +113,7 @@ def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: 
     return 1
 
 
-def _follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
+def follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
     """Show the tests' output as it comes, until the exit event's code; None when it ends without."""
     if output is None:
         return None
@@ -128,7 +128,7 @@ def _follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
     return None
 
 
-def _pack(checkout: Path, job: bytes, disk: Path) -> None:
+def pack(checkout: Path, job: bytes, disk: Path) -> None:
     """Write the disk that the guest unpacks: the checkout as it is here and now, without hidden and made files."""
 
     def chosen(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
