@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,6 +60,28 @@ async def test_what_was_written_is_read_again(records: RecordsOfPods) -> None:
     await records.remove(ID)
     await records.remove(ID)
     assert list(records.load()) == []
+
+
+async def test_records_from_before_there_were_drivers_and_updates_are_read(
+    records: RecordsOfPods, tmp_path: Path
+) -> None:
+    await records.create(ID, metadata(), SandboxStatus(ready_at=5))
+    for name, newer in (
+        ("metadata.json", ("cgroup_driver", "monitor_cgroup")),
+        ("status.json", ("resources", "overhead", "inherits_cgroup")),
+    ):
+        file = tmp_path / "sandboxes" / ID / name
+        older = {key: value for key, value in json.loads(file.read_text()).items() if key not in newer}
+        file.write_text(json.dumps(older))
+    (found,) = records.load()
+    assert (found.metadata, found.status) == (metadata(), SandboxStatus(ready_at=5))
+
+
+async def test_limits_are_kept_as_bytes(records: RecordsOfPods) -> None:
+    status = SandboxStatus(ready_at=5, resources=b"\x18\xff\x00", overhead=b"")
+    await records.create(ID, metadata(), status)
+    (found,) = records.load()
+    assert found.status == status
 
 
 @pytest.mark.parametrize("file", ["metadata.json", "status.json"])

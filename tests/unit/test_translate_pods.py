@@ -56,6 +56,10 @@ def test_processes_are_shared_only_where_the_client_says_so() -> None:
     assert not shares_pid(with_namespaces(pid=HOST))
 
 
+def with_limits(**fields: v1.LinuxContainerResources) -> v1.PodSandboxConfig:
+    return pod(linux=v1.LinuxPodSandboxConfig(**fields))  # type: ignore[arg-type] # each of its own type
+
+
 @pytest.mark.parametrize(
     ("field", "config"),
     [
@@ -70,6 +74,12 @@ def test_processes_are_shared_only_where_the_client_says_so() -> None:
         ("config.linux.security_context.namespace_options.network", with_namespaces(network=OWN)),
         ("config.linux.security_context.namespace_options.ipc", with_namespaces(ipc=TARGET)),
         ("config.linux.security_context.namespace_options.pid", with_namespaces(pid=TARGET)),
+        ("config.linux.resources.cpu_shares", with_limits(resources=v1.LinuxContainerResources(cpu_shares=1))),
+        ("config.linux.overhead.cpuset_cpus", with_limits(overhead=v1.LinuxContainerResources(cpuset_cpus="x"))),
+        (
+            "config.linux.resources.memory_swap_limit_in_bytes",
+            with_limits(resources=v1.LinuxContainerResources(memory_swap_limit_in_bytes=5)),
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_its_field(field: str, config: v1.PodSandboxConfig) -> None:

@@ -23,9 +23,9 @@ MIB = 1 << 20
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own(node: Node, layout: Path) -> Iterator[Node]:
-    """A server of this test's own, with the systemd driver."""
+    """A server of these tests' own, with the systemd driver."""
     if not Path("/run/systemd/system").is_dir():
         pytest.skip("systemd is not the init system of this host")
     made = Node(node.runtime_name, "systemd")
