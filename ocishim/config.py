@@ -143,6 +143,11 @@ class Settings(Section):
             raise InvalidArgument(
                 f"monitor_cgroup of runtime {runtime!r}: {monitor!r} is not in {driver}'s notation, its cgroup_driver"
             )
+        if ".." in (*parent.split("/"), *monitor.split("/")) or not monitor.strip("/."):
+            raise InvalidArgument(
+                f"cgroup_parent {parent!r}, monitor_cgroup {monitor!r}: neither may hold '..', and "
+                "monitors cannot be in the root of all cgroups"
+            )
         return CgroupSettings(driver, parent, monitor)
 
 

@@ -29,7 +29,8 @@ def hierarchies(root: str = ROOT) -> list[str]:
     if is_v2(root):
         return [root]
     with suppress(FileNotFoundError), os.scandir(root) as entries:
-        return sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        found = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        return [path for path in found if os.path.exists(f"{path}/cgroup.procs")]  # others are nothing mounted
     return []
 
 

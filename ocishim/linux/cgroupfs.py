@@ -80,11 +80,19 @@ def _make_below(base: str, relative: str, *, enable: bool, leaf: bool = False) -
         if enable:
             enable_controllers(directory, WANTED)
         directory = f"{directory}/{part}"
-        with suppress(FileExistsError):
-            os.mkdir(directory, 0o755)
+        if not os.path.isdir(directory):
+            _make_directory(directory)
         _inherit_cpuset(directory)
     if enable and not leaf:
         enable_controllers(directory, WANTED)
+
+
+def _make_directory(path: str) -> None:
+    try:
+        os.mkdir(path, 0o755)
+    except FileExistsError:
+        if not os.path.isdir(path):  # one of the kernel's files
+            raise
 
 
 def enable_controllers(directory: str, wanted: Set[str]) -> None:

@@ -22,6 +22,9 @@ POD: Final = "pod"
 """The monitor cgroup that means the pod's own."""
 _SLICE: Final = ".slice"
 _LONGEST_UNIT: Final = 255
+_LONGEST_NAME: Final = 255
+_LONGEST_PATH: Final = 3000
+"""Characters, so that a container's cgroup below it stays within what paths may have (PATH_MAX)."""
 _UNIT_PART: Final = re.compile(r"[A-Za-z0-9:_.\\]+")
 
 
@@ -56,7 +59,7 @@ def pod_cgroup(asked: str, driver: CgroupDriverName, default: str, pod_id: str) 
     """
     if not asked:
         if driver == "cgroupfs":
-            return f"{normal_path(default)}/{pod_id}"
+            return normal_path(f"{default}/{pod_id}")
         return expand_slice(f"{posixpath.basename(default).removesuffix(_SLICE)}-{pod_id}{_SLICE}")
     path = "config.linux.cgroup_parent"
     fields.text(path, asked)
@@ -71,6 +74,8 @@ def pod_cgroup(asked: str, driver: CgroupDriverName, default: str, pod_id: str) 
     found = normal_path(asked)
     if found == "/":
         raise fields.refuse(path, asked, "is the root of all cgroups")
+    if len(found) > _LONGEST_PATH or any(len(part.encode()) > _LONGEST_NAME for part in found.split("/")):
+        raise fields.refuse(path, f"{asked[:40]}…", f"has a part longer than {_LONGEST_NAME} bytes, or too many")
     return found
 
 
@@ -100,6 +105,15 @@ def runtime_path(driver: CgroupDriverName, pod: str, container_id: str) -> str:
     if driver == "cgroupfs":
         return container_cgroup(driver, pod, container_id)
     return f"{posixpath.basename(pod)}:{PREFIX}:{container_id}"
+
+
+def runtime_annotations(path: str) -> dict[str, str]:
+    """What a runtime must be told beside `path`, which `runtime_path` made.
+
+    In systemd's scope crun would make another cgroup on v2, and limit that: then the scope's limits, which can be
+    changed in place, would not be all.
+    """
+    return {} if path.startswith("/") else {"run.oci.systemd.subgroup": ""}
 
 
 def monitor_cgroup(driver: CgroupDriverName, pod: str, chosen: str, sandbox_id: str, container_id: str) -> str:

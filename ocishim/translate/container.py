@@ -9,6 +9,7 @@ import betterproto
 from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
 from ocishim.translate import mounts, process, resources, security
+from ocishim.translate.cgroups import runtime_annotations
 from ocishim.translate.sandbox import TYPES
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def _annotations(inputs: ContainerInputs) -> dict[str, str]:
     sandbox = inputs.sandbox
     return {
         **inputs.annotations,
+        **runtime_annotations(inputs.cgroup),
         "io.kubernetes.cri.container-type": "container",
         "io.kubernetes.cri.container-name": inputs.config.metadata.name,
         "io.kubernetes.cri.image-name": inputs.image_name,

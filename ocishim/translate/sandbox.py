@@ -10,6 +10,7 @@ import betterproto
 from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
 from ocishim.translate import fields
+from ocishim.translate.cgroups import runtime_annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,7 +124,7 @@ def pause_spec(*, rootfs: str, pause: str, cgroup: str, namespaces: Mapping[str,
             resources=spec.Resources(devices=[spec.DeviceRule(allow=False, access="rwm")]),
             masked_paths=["/proc/kcore", "/proc/keys"],
         ),
-        annotations={"io.kubernetes.cri.container-type": "sandbox"},
+        annotations={"io.kubernetes.cri.container-type": "sandbox", **runtime_annotations(cgroup)},
     )
 
 

@@ -55,6 +55,8 @@ def test_a_v1_controller_is_found_where_it_is_mounted_together_with_another(tmp_
     assert cgroup.hierarchy_of("cpuacct", root) == f"{root}/cpu,cpuacct"
     assert cgroup.hierarchy_of("cpu", root) == f"{root}/cpu,cpuacct"
     assert cgroup.hierarchy_of("net_cls", root) is None
+    (tmp_path / "net_cls").mkdir()
+    assert cgroup.hierarchy_of("net_cls", root) is None, "nothing is mounted there"
     assert len(cgroup.hierarchies(root)) == 7, "links are no hierarchies of their own"
 
 
@@ -204,6 +206,12 @@ async def test_a_missing_parent_is_made_in_every_hierarchy(tree: Path, kernel: K
     await Cgroupfs(str(tree)).make("/new/pod")
     assert all((tree / base / "new/pod").is_dir() for base in cgroup.hierarchies(str(tree)))
     await Cgroupfs(str(tree)).make("/new/pod")
+
+
+async def test_a_name_that_is_a_file_of_the_kernels_is_no_cgroup(tree: Path, kernel: Kernel) -> None:
+    for path in ("/cgroup.procs", "/cgroup.procs/below"):
+        with pytest.raises(OperationFailed, match=r"cannot be made.*File exists"):
+            await Cgroupfs(str(tree)).make(path)
 
 
 async def test_v2_children_are_given_the_controllers_that_are_missing(tmp_path: Path, kernel: Kernel) -> None:
