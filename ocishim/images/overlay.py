@@ -5,8 +5,8 @@ Blocks shortly: call it in a thread.
 
 from __future__ import annotations
 
-import errno
 import os
+import re
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _PAGE: Final = 4096
+_LAYER_BY_LAYER: Final = (6, 5)
+"""The first kernel that takes lower directories one by one."""
 
 
 @effect
@@ -43,8 +45,10 @@ def mount_overlay(
         writable = {"upperdir": upper, "workdir": work} if upper and work else {}
         with _id_mapped(lowers, target, userns) as shown:
             stack = shown if below is None else [*shown, below]
-            mounted = _mount_by_parts(stack, writable)
-            if mounted is None:
+            # Asked and not tried: an older kernel takes the option, refuses the whole mount later, and logs an error.
+            if _kernel() >= _LAYER_BY_LAYER:
+                mounted = _mount_by_parts(stack, writable)
+            else:
                 mounted = _mount_at_once(stack, writable, target)
         try:
             libc.move_mount(mounted, target)
@@ -72,8 +76,14 @@ def _id_mapped(lowers: Sequence[str], target: str, userns: str | None) -> Iterat
         mount.unmount(target)
 
 
-def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str]) -> int | None:
-    """A descriptor of the mount; None where the kernel is too old for lowerdir+, which it may say only in the end."""
+def _kernel() -> tuple[int, int]:
+    """The kernel's version, such as (6, 1)."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str]) -> int:
+    """A descriptor of the mount."""
     fs = libc.fsopen("overlay")
     try:
         for lower in lowers:
@@ -82,10 +92,6 @@ def _mount_by_parts(lowers: Sequence[str], writable: Mapping[str, str]) -> int |
             libc.fsconfig(fs, libc.FSCONFIG_SET_STRING, key, value)
         libc.fsconfig(fs, libc.FSCONFIG_CMD_CREATE)
         return libc.fsmount(fs)
-    except OSError as error:
-        if error.errno == errno.EINVAL:
-            return None
-        raise
     finally:
         os.close(fs)
 

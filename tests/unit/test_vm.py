@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vm import plan
+from vm import machine, plan
+from vm.teller import Teller
 
 TOP = Path(__file__).resolve().parents[2]
 PLAIN = plan.options([])
@@ -98,6 +101,13 @@ def test_an_emulated_machine_has_more_time_for_a_test() -> None:
     assert f"timeout={plan.TEST_TIMEOUT * 10}" in plan.pytest_arguments([], 10)
 
 
+def test_the_tests_are_told_how_patient_to_be_and_which_driver_to_use() -> None:
+    told = plan.environment(plan.options(["--driver", "systemd"]), 10)
+    assert told == {"OCISHIM_TEST_PATIENCE": "10", "OCISHIM_TEST_CGROUP_DRIVER": "systemd"}
+    node = (TOP / "tests/integration/rpc/node.py").read_text(encoding="utf-8")
+    assert all(f'os.environ.get("{name}"' in node for name in told)
+
+
 def test_the_same_packages_in_another_order_are_the_same_guest() -> None:
     one, other = plan.guest_packages(["crun", "runc"]), plan.guest_packages(["runc", "crun", "crun"])
     assert plan.fingerprint(one) == plan.fingerprint(other)
@@ -157,3 +167,50 @@ def test_only_a_zero_is_success(detail: str) -> None:
 @pytest.mark.parametrize(("detail", "code"), [("0", 0), ("1", 1), ("137", 137), ("256", 1), ("-1", 1), ("", 1)])
 def test_the_tests_exit_code_is_passed_on(detail: str, code: int) -> None:
     assert plan.exit_code(detail) == code
+
+
+class Listener(Teller):
+    """Keeps what the user would see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = ""
+
+    def show(self, text: str) -> None:
+        self.shown += text
+
+
+def follow(output: bytes) -> tuple[int | None, str]:
+    listener = Listener()
+    return machine.follow(io.BytesIO(output), TOKEN, listener), listener.shown
+
+
+def test_output_is_shown_as_it_is_until_the_guest_tells_the_exit_code() -> None:
+    code, shown = follow(f"one\n\xff two\n::{TOKEN} exit 3\nlate\n".encode("latin-1"))
+    assert code == 3
+    assert shown == "one\n\ufffd two\n"
+
+
+def test_output_that_ends_without_an_exit_code_has_none() -> None:
+    assert follow(b"one\n::fedcba9876543210 exit 0\n")[0] is None
+
+
+def test_what_a_killed_run_left_is_swept_and_what_another_uses_is_not(tmp_path: Path) -> None:
+    left = tmp_path / "run-left"
+    left.mkdir()
+    with machine.scratch_directory(tmp_path) as other:
+        (other / "disk").touch()
+        with machine.scratch_directory(tmp_path) as ours:
+            assert {path.name for path in tmp_path.glob("run-*")} == {other.name, ours.name}
+            assert (other / "disk").exists()
+    assert list(tmp_path.glob("run-*")) == []
+
+
+def test_the_guest_gets_the_checkout_without_hidden_and_made_files(tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    for name in ("tests/test_a.py", ".venv/bin/python", ".git/config", "ocishim/__pycache__/a.pyc", "a.egg-info/b"):
+        (checkout / name).parent.mkdir(parents=True)
+        (checkout / name).touch()
+    machine.pack(checkout, b"{}", tmp_path / "disk")
+    with tarfile.open(tmp_path / "disk") as tar:
+        assert {member.name for member in tar if member.isfile()} == {"ocishim/tests/test_a.py", "job.json"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,9 @@ INTERRUPTED = 130
 def main() -> int:
     """Run everything; returns the exit code."""
     wanted = plan.options(sys.argv[1:])
+    if platform.machine() != "x86_64":
+        sys.stderr.write(f"vm: makes guests for x86-64 on such a machine only; this one is {platform.machine()}\n")
+        return 1
     signal.signal(signal.SIGTERM, _interrupt)
     os.nice(NICENESS)
     teller = Teller()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -17,6 +19,8 @@ from typing import IO, TYPE_CHECKING
 from vm import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from vm.image import Guest
     from vm.teller import Teller
 
@@ -38,11 +42,11 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
     job = {
         "token": token,
         "arguments": plan.pytest_arguments(wanted.pytest, patience),
-        "environment": {"OCISHIM_TEST_PATIENCE": str(patience)},
+        "environment": plan.environment(wanted, patience),
     }
-    with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as scratch:
-        disk, console = Path(scratch, "job"), Path(scratch, "console")
-        _pack(checkout, json.dumps(job).encode(), disk)
+    with scratch_directory(cache) as scratch:
+        disk, console = scratch / "job", scratch / "console"
+        pack(checkout, json.dumps(job).encode(), disk)
         machine = plan.Machine(
             kernel=str(guest.kernel),
             initrd=str(guest.initrd),
@@ -53,11 +57,26 @@ def run(guest: Guest, wanted: plan.Options, *, checkout: Path, cache: Path, tell
         )
         how = "with KVM" if accelerator == "kvm" else "emulated, for want of KVM, which is some ten times slower"
         teller.say(f"starting the guest {how}: {wanted.cpus} processors, {wanted.memory} MiB, cgroup {wanted.cgroup}")
-        code = _watch(plan.qemu_command(machine, wanted), token, wanted.time_limit, Path(scratch), teller)
+        code = _watch(plan.qemu_command(machine, wanted), token, wanted.time_limit, scratch, teller)
         if code != 0 and console.exists():
             console.replace(cache / "console.log")
             teller.say(f"the guest's console and the end of its journal are in {cache / 'console.log'}")
     return code
+
+
+@contextlib.contextmanager
+def scratch_directory(cache: Path) -> Iterator[Path]:
+    """A directory for this run, locked while we live; those of runs that were killed go first."""
+    with contextlib.ExitStack() as owned:
+        with open(cache / "lock", "a") as all_runs:
+            fcntl.flock(all_runs, fcntl.LOCK_EX)  # nobody takes a new directory for one that was left
+            for left in cache.glob("run-*"):
+                with (left / "lock").open("a") as lock, contextlib.suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+            scratch = Path(owned.enter_context(tempfile.TemporaryDirectory(prefix="run-", dir=cache)))
+            fcntl.flock(owned.enter_context((scratch / "lock").open("a")), fcntl.LOCK_EX)
+        yield scratch
 
 
 def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: Teller) -> int:
@@ -78,7 +97,7 @@ def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: 
     timer.start()
     with process:
         try:
-            code = _follow(process.stdout, token, teller)
+            code = follow(process.stdout, token, teller)
             if code is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(OFF_WITHIN)
@@ -94,7 +113,7 @@ def _watch(command: list[str], token: str, limit: float, scratch: Path, teller: 
     return 1
 
 
-def _follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
+def follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
     """Show the tests' output as it comes, until the exit event's code; None when it ends without."""
     if output is None:
         return None
@@ -109,7 +128,7 @@ def _follow(output: IO[bytes] | None, token: str, teller: Teller) -> int | None:
     return None
 
 
-def _pack(checkout: Path, job: bytes, disk: Path) -> None:
+def pack(checkout: Path, job: bytes, disk: Path) -> None:
     """Write the disk that the guest unpacks: the checkout as it is here and now, without hidden and made files."""
 
     def chosen(member: tarfile.TarInfo) -> tarfile.TarInfo | None:

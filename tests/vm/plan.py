@@ -29,6 +29,7 @@ RECIPE = 1
 """Counted up when image.py makes something else of the same packages."""
 
 Cgroup = Literal["v2", "hybrid", "v1"]
+Driver = Literal["cgroupfs", "systemd"]
 HIERARCHIES: dict[Cgroup, tuple[str, ...]] = {
     "v2": ("systemd.unified_cgroup_hierarchy=1",),
     "hybrid": ("systemd.unified_cgroup_hierarchy=0",),
@@ -48,6 +49,7 @@ DEFAULT_TESTS = (
     "tests/integration/rpc/test_pods.py",
     "tests/integration/rpc/test_containers.py",
     "tests/integration/rpc/test_exec_sync.py",
+    "tests/integration/rpc/test_systemd.py",
 )
 PATIENCE = 10
 """How many times longer than usual a test may wait for things, when the processor is emulated."""
@@ -60,6 +62,8 @@ class Options:
     """What the user asked for."""
 
     cgroup: Cgroup
+    driver: Driver
+    """Of the servers that the tests start."""
     cpus: int
     memory: int
     """MiB."""
@@ -79,6 +83,9 @@ def options(arguments: Sequence[str]) -> Options:
         epilog="All other arguments go to pytest; without any, the tests are " + ", ".join(DEFAULT_TESTS) + ".",
     )
     parser.add_argument("--cgroup", choices=tuple(HIERARCHIES), default="v2", help="hierarchy in the guest")
+    parser.add_argument(
+        "--driver", choices=("cgroupfs", "systemd"), default="cgroupfs", help="cgroup driver that the tests use"
+    )
     parser.add_argument("--cpus", type=_positive, default=2, metavar="N", help="the guest's processors")
     parser.add_argument("--memory", type=_positive, default=2048, metavar="MIB", help="the guest's memory")
     parser.add_argument(
@@ -88,6 +95,7 @@ def options(arguments: Sequence[str]) -> Options:
     found, rest = parser.parse_known_args(arguments)
     return Options(
         cgroup=found.cgroup,
+        driver=found.driver,
         cpus=found.cpus,
         memory=found.memory,
         time_limit=found.time_limit,
@@ -175,7 +183,8 @@ class Machine:
 def qemu_command(machine: Machine, wanted: Options) -> list[str]:
     """The command line of QEMU, whose standard output is what the tests write. See qemu-system-x86_64(1)."""
     disk = "if=virtio,format=raw"
-    processor = ("kvm", "host") if machine.accelerator == "kvm" else ("tcg,thread=multi", "max")
+    # Fewer instructions to emulate: "max" has vectors, which the C library would use and TCG is slow at.
+    processor = ("kvm", "host") if machine.accelerator == "kvm" else ("tcg,thread=multi", "qemu64")
     return [
         *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-machine", "q35", "-accel", processor[0], "-cpu", processor[1]),
@@ -199,6 +208,11 @@ def pytest_arguments(wanted: Sequence[str], patience: int) -> list[str]:
         *("-p", "no:cacheprovider", "-o", f"timeout={TEST_TIMEOUT * patience}", "--durations", "10"),
         *(wanted or ("-v", *DEFAULT_TESTS)),
     ]
+
+
+def environment(wanted: Options, patience: int) -> dict[str, str]:
+    """Variables that the tests heed; tests/integration/rpc/node.py reads them."""
+    return {"OCISHIM_TEST_PATIENCE": str(patience), "OCISHIM_TEST_CGROUP_DRIVER": wanted.driver}
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ def held(node: Node) -> dict[str, set[str]]:
         "mounts": {line.split()[4] for line in _lines("/proc/self/mountinfo") if node.word in line},
         "processes": set(_processes(node)),
         "cgroups": set(_cgroups(node)),
+        "units": set(_units(node)),
         "addresses": set(_names(f"/var/lib/cni/networks/{node.word}")) - {"lock", "last_reserved_ip.0"},
         "interfaces": set(_output("ip", "-o", "link", "show", "master", node.word)),
         "iptables rules": {line for line in _output("iptables-save", "-t", "nat") if node.word in line},
@@ -70,6 +71,14 @@ def _cgroups(node: Node) -> list[str]:
             if not directory.endswith(node.cgroup):
                 found.append(directory)
     return found
+
+
+def _units(node: Node) -> list[str]:
+    """systemd's, by the names of containers and of slices."""
+    if not Path("/run/systemd/system").is_dir():
+        return []
+    lines = _output("systemctl", "list-units", "--all", "--plain", "--no-legend", "ocishim-*", f"{node.word}-*")
+    return [line.split()[0] for line in lines]
 
 
 def _files(node: Node) -> list[str]:

@@ -22,6 +22,7 @@ from ocishim.api.ocishim import v1 as own
 
 PATIENCE = float(os.environ.get("OCISHIM_TEST_PATIENCE", "1"))
 """How many times longer than usual things may take: `./dev test-vm` runs the tests on an emulated processor."""
+CGROUP_DRIVER = os.environ.get("OCISHIM_TEST_CGROUP_DRIVER", "cgroupfs")
 READY_WITHIN = 20.0 * PATIENCE
 LARGEST_ANSWER = 16 << 20
 """What kubelet's client takes."""
@@ -31,8 +32,9 @@ POD = pb.NamespaceOption(pid=pb.CONTAINER)
 class Node:
     """Directories, a network, a server, a client; everything is named after one random word."""
 
-    def __init__(self, runtime: str) -> None:
+    def __init__(self, runtime: str, cgroup_driver: str = CGROUP_DRIVER) -> None:
         self.runtime_name = runtime
+        self.cgroup_driver = cgroup_driver
         self.word = f"oct{secrets.token_hex(3)}"
         self.root = Path(f"/var/lib/{self.word}")
         self.state = Path(f"/run/{self.word}")
@@ -41,7 +43,7 @@ class Node:
         self.logs = self.scratch / "logs"
         self.socket = self.state / "s.sock"
         self.config = self.scratch / "config.toml"
-        self.cgroup = f"/{self.word}"
+        self.cgroup = f"/{self.word}.slice" if cgroup_driver == "systemd" else f"/{self.word}"
         self.subnet = f"10.{secrets.randbelow(40) + 180}.{secrets.randbelow(250)}"
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: grpc.Channel | None = None
@@ -56,8 +58,15 @@ class Node:
             f'default_runtime = "{self.runtime_name}"\n'
             f'[cni]\nconf_dir = "{self.cni}"\nbin_dirs = ["{self.scratch}/plugins", "/usr/lib/cni"]\n'
             f"timeout = {20.0 * PATIENCE}\n"
-            f'[containers]\ncgroup_parent = "{self.cgroup}"\n[log]\nlevel = "debug"\nformat = "text"\n'
+            f'[containers]\ncgroup_driver = "{self.cgroup_driver}"\ncgroup_parent = "{self.cgroup_parent()}"\n'
+            f'[log]\nlevel = "debug"\nformat = "text"\n'
         )
+
+    def cgroup_parent(self, pod: str = "") -> str:
+        """The cgroup below which everything goes, or a pod's in it, in the driver's notation."""
+        if self.cgroup_driver == "systemd":
+            return f"{self.word}-{pod}.slice" if pod else f"{self.word}.slice"
+        return f"/{self.word}/{pod}".rstrip("/")
 
     def network(self, plugins: list[dict[str, object]] | None = None) -> None:
         """(Re)write the CNI configuration; by default a bridge with host ports."""
@@ -122,6 +131,8 @@ class Node:
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(f"/var/lib/cni/networks/{self.word}", ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.word], check=False, capture_output=True)
+        if self.cgroup_driver == "systemd":
+            subprocess.run(["systemctl", "stop", self.cgroup_parent()], check=False, capture_output=True)
         for hierarchy in hierarchies():
             with contextlib.suppress(OSError):
                 os.rmdir(f"{hierarchy}{self.cgroup}")

@@ -118,8 +118,10 @@ def test_a_sysctl_value_that_the_kernel_refuses_leaves_nothing(node: Node, pods:
     assert "net.ipv4.ip_forward" in words
 
 
-def test_a_systemd_slice_is_refused_with_the_cgroupfs_driver(node: Node, pods: Pods) -> None:
-    linux = pb.LinuxPodSandboxConfig(cgroup_parent="kubepods.slice")
+def test_a_cgroup_in_the_other_drivers_notation_is_refused(node: Node, pods: Pods) -> None:
+    linux = pb.LinuxPodSandboxConfig(
+        cgroup_parent="kubepods.slice" if node.cgroup_driver == "cgroupfs" else "/kubepods"
+    )
     code, words = refusal(node.runtime.RunPodSandbox, pb.RunPodSandboxRequest(config=pods.config(linux=linux)))
     assert code == INVALID
     assert "cgroupDriver" in words

@@ -243,12 +243,14 @@ def test_containers_of_a_pod_share_network_ipc_and_shm(pods: Pods) -> None:
 
 def test_containers_go_below_the_pods_cgroup_parent(node: Node, pods: Pods) -> None:
     linux = security(namespace_options=POD)
-    linux.cgroup_parent = f"{node.cgroup}/pod1"
+    linux.cgroup_parent = node.cgroup_parent("pod1")
     container_id = pods.sleeper(pods.run(pods.config(linux=linux)))
     request = pb.ContainerStatusRequest(container_id=container_id, verbose=True)
-    info = node.runtime.ContainerStatus(request).info["info"]
-    assert f'"cgroup": "{node.cgroup}/pod1/{container_id}"' in info
-    assert any(Path(f"{each}{node.cgroup}/pod1/{container_id}").is_dir() for each in hierarchies())
+    cgroup = json.loads(node.runtime.ContainerStatus(request).info["info"])["cgroup"]
+    assert cgroup.startswith(f"{node.cgroup}/")
+    assert os.path.basename(node.cgroup_parent("pod1")) in cgroup.split("/")
+    assert container_id in os.path.basename(cgroup)
+    assert any(Path(f"{each}{cgroup}").is_dir() for each in hierarchies())
 
 
 def test_an_unknown_handler_is_refused(node: Node, pods: Pods) -> None:

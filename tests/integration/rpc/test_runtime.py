@@ -35,7 +35,8 @@ def test_the_verbose_status_has_the_configuration(node: Node) -> None:
 
 
 def test_the_cgroup_driver_is_told(node: Node) -> None:
-    assert node.runtime.RuntimeConfig(pb.RuntimeConfigRequest()).linux.cgroup_driver == pb.CGROUPFS
+    told = node.runtime.RuntimeConfig(pb.RuntimeConfigRequest()).linux.cgroup_driver
+    assert told == pb.CgroupDriver.Value(node.cgroup_driver.upper())
 
 
 def test_v1alpha2_is_served_by_the_same_pods(node: Node, pods: Pods) -> None:

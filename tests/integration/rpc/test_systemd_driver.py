@@ -18,6 +18,7 @@ from rpc.node import POD, Node, Pods, hierarchies, refusal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.vm
 MIB = 1 << 20
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -27,13 +28,9 @@ def own(node: Node, layout: Path) -> Iterator[Node]:
     """A server of these tests' own, with the systemd driver."""
     if not Path("/run/systemd/system").is_dir():
         pytest.skip("systemd is not the init system of this host")
-    made = Node(node.runtime_name)
-    made.cgroup = f"/{made.word}.slice"
+    made = Node(node.runtime_name, "systemd")
     try:
         made.prepare()
-        drop_ins = Path(f"{made.config}.d")
-        drop_ins.mkdir()
-        (drop_ins / "systemd.toml").write_text('[containers]\ncgroup_driver = "systemd"\n')
         made.start()
         made.load(layout)
         before = leaks.held(made)
