@@ -134,7 +134,7 @@ async def _node(settings: Settings, layout: Layout, meter: Meter) -> Node:
         cni=Cni(settings.cni, meter.cni),
         images=images,
         rootfs=await rootfs.choose(layout.containers),
-        features=await features.probe(runtimes, settings.state),
+        features=await asyncio.to_thread(features.probe, runtimes, settings.state),
         jobs=jobs,
         sandbox_records=Records(layout.sandboxes, layout.set_aside, SandboxMetadata, SandboxStatus),
         container_records=Records(layout.containers, layout.set_aside, ContainerMetadata, ContainerStatus),

@@ -68,7 +68,7 @@ def _settings(node: Node, sandbox: Sandbox, runtime: OciRuntime) -> settings.Pau
     """The pod's own security context is the pause process's."""
     config = sandbox.config
     context = config.linux.security_context
-    uid, gid, groups = settings.pause_user(context)
+    uid, gid, groups = settings.pause_user(context, userns.of_pod(config))
     allowed = runtime.settings.allowed_annotations if runtime.settings else ()
     annotations = passed_on(allowed, config.annotations)
     return settings.PauseSettings(

@@ -26,6 +26,8 @@ class Abilities:
     """The mount option `rro`."""
     net_devices: bool = False
     """Moving network interfaces into a container."""
+    user_namespaces: bool = False
+    """Joining one, with mounts opened before, whose sources its root may not reach."""
 
 
 class _Part(BaseModel):
@@ -37,6 +39,7 @@ class _Switch(_Part):
 
 
 class _Linux(_Part):
+    namespaces: list[str] | None = None
     net_devices: _Switch | None = None
 
 
@@ -60,7 +63,8 @@ async def probe(path: str) -> Abilities:
 def parse(said: bytes) -> Abilities | None:
     """By either answer; None where it is none. crun has the command since 1.8.6 only, and the abilities longer."""
     if (version := _CRUN.match(said)) is not None:
-        return Abilities(recursive_readonly=(int(version[1]), int(version[2])) >= _CRUN_WITH_RRO)
+        recent = (int(version[1]), int(version[2])) >= _CRUN_WITH_RRO
+        return Abilities(recursive_readonly=recent, user_namespaces=recent)
     try:
         document = _Document.model_validate_json(said)
     except ValidationError:
@@ -69,4 +73,5 @@ def parse(said: bytes) -> Abilities | None:
     return Abilities(
         recursive_readonly="rro" in (document.mount_options or ()),
         net_devices=bool(devices and devices.enabled),
+        user_namespaces="user" in ((document.linux and document.linux.namespaces) or ()),
     )

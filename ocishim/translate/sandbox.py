@@ -13,6 +13,7 @@ from ocishim.spec import runtime as spec
 from ocishim.translate import fields, userns
 from ocishim.translate.annotations import CONTAINER_TYPE
 from ocishim.translate.cgroups import runtime_annotations
+from ocishim.translate.facts import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,11 +125,19 @@ class PauseSettings:
     """Likewise."""
 
 
-def pause_user(context: v1.LinuxSandboxSecurityContext) -> tuple[int, int, tuple[int, ...]]:
-    """Whom the pause process runs as: the request's user and groups, else nobody."""
-    uid = context.run_as_user.value if betterproto.serialized_on_wire(context.run_as_user) else _NOBODY
-    gid = context.run_as_group.value if betterproto.serialized_on_wire(context.run_as_group) else _NOBODY
-    return uid, gid, tuple(sorted(set(context.supplemental_groups)))
+def pause_user(
+    context: v1.LinuxSandboxSecurityContext, mappings: userns.IdMappings | None = None
+) -> tuple[int, int, tuple[int, ...]]:
+    """Whom the pause process runs as: the request's user and groups, else nobody.
+
+    Raises InvalidArgument for one that the pod's user namespace does not have.
+    """
+    nobody = _NOBODY if mappings is None else min(_NOBODY, mappings.uids[0].length - 1)
+    uid = context.run_as_user.value if betterproto.serialized_on_wire(context.run_as_user) else nobody
+    gid = context.run_as_group.value if betterproto.serialized_on_wire(context.run_as_group) else nobody
+    groups = tuple(sorted(set(context.supplemental_groups)))
+    userns.check_identity(Identity(uid, gid, groups, "/"), mappings)
+    return uid, gid, groups
 
 
 def pause_spec(
@@ -143,11 +152,9 @@ def pause_spec(
     """The process that keeps a shared PID namespace: a static init in an otherwise empty root."""
     kinds = [spec.Namespace(type="pid"), spec.Namespace(type="mount")]
     kinds += [spec.Namespace(type=TYPES[kind], path=path) for kind, path in namespaces.items() if kind != "pid"]
-    last = _NOBODY if mappings is None else mappings.uids[0].length - 1
-    uid, gid = (each if mappings is None else min(each, last) for each in (settings.uid, settings.gid))
     return spec.RuntimeSpec(
         process=spec.Process(
-            user=spec.User(uid=uid, gid=gid, additional_gids=list(settings.additional_gids) or None),
+            user=spec.User(uid=settings.uid, gid=settings.gid, additional_gids=list(settings.additional_gids) or None),
             args=["/pause", "-P"],
             env=["PATH=/"],
             cwd="/",

@@ -58,7 +58,7 @@ def test_the_servers_own_annotations_cannot_be_forged() -> None:
         (b'{"ociVersionMax": "1.2.0"}', Abilities()),
         (b'{"linux": {"netDevices": {"enabled": true}}}', Abilities(net_devices=True)),
         (b'{"linux": null, "mountOptions": null, "new": [1]}', Abilities()),
-        (b"crun version 1.8.1\ncommit: x\n", Abilities(recursive_readonly=True)),
+        (b"crun version 1.8.1\ncommit: x\n", Abilities(recursive_readonly=True, user_namespaces=True)),
         (b"crun version 1.3\n", Abilities()),
         (b"runsc version release-2024\n", None),
         (b"[]", None),

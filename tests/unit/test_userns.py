@@ -14,7 +14,7 @@ from ocishim.spec.runtime import RuntimeSpec
 from ocishim.translate import userns
 from ocishim.translate.container import container_spec
 from ocishim.translate.facts import ContainerInputs, HostFacts, Identity, ImageFacts, SandboxFacts
-from ocishim.translate.sandbox import pause_spec, pinned_kinds
+from ocishim.translate.sandbox import pause_spec, pause_user, pinned_kinds
 from ocishim.translate.userns import IDS, OVERFLOW, IdMappings, IdRange
 from ocishim.translate.validate import validate_container, validate_sandbox
 
@@ -370,7 +370,15 @@ def test_the_pause_process_is_nobody_in_the_pods_user_namespace() -> None:
     few = IdMappings((IdRange(0, HOST, 5),), (IdRange(0, HOST, 5),))
     for mappings, uid in ((None, 65535), (MAPPINGS, 65535), (few, 4)):
         kinds = {"user": "/ns/user", "net": "/ns/net"} if mappings else {"net": "/ns/net"}
+        assert pause_user(v1.LinuxSandboxSecurityContext(), mappings) == (uid, uid, ())
         made = pause_spec(rootfs="/r", pause="/p", cgroup="/c", namespaces=kinds, mappings=mappings)
-        assert made.process.user.uid == uid
         assert (made.linux.uid_mappings is None) == (mappings is None)
         assert ("user" in {each.type for each in made.linux.namespaces}) == (mappings is not None)
+
+
+def test_a_pause_process_that_the_pod_has_no_user_for_is_refused() -> None:
+    context = v1.LinuxSandboxSecurityContext(run_as_user=v1.Int64Value(value=LENGTH), supplemental_groups=[5])
+    sent = v1.LinuxSandboxSecurityContext().parse(bytes(context))
+    with pytest.raises(InvalidArgument, match=f"user {LENGTH} is not mapped"):
+        pause_user(sent, MAPPINGS)
+    assert pause_user(sent) == (LENGTH, 65535, (5,))
