@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ocishim.errors import InvalidArgument
 
@@ -18,6 +19,7 @@ DEFAULT_FILE = Path("/etc/ocishim/config.toml")
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00]*$")]
 OptionalPath = Annotated[str, Field(pattern=r"^(/[^\x00]+)?$")]
+IpAddress = Annotated[str, AfterValidator(lambda text: str(ip_address(text)))]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 SysctlName = Annotated[
     str, Field(pattern=r"^(net[./]|kernel[./](shm|msg)|kernel[./]sem$|fs[./]mqueue[./])[A-Za-z0-9_./-]*$")
@@ -130,8 +132,21 @@ class ImageSettings(Section):
 class StreamingSettings(Section):
     """The server behind exec, attach and port-forward URLs."""
 
-    address: str = "127.0.0.1"
+    address: IpAddress = "127.0.0.1"
+    """Where it listens, and what its URLs name; of 0.0.0.0 and :: they name the loopback address."""
     port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """0: any that is free."""
+    tls: bool = False
+    cert_file: OptionalPath = ""
+    """PEM, with the chain; empty: a certificate is made at every start."""
+    key_file: OptionalPath = ""
+    """PEM; empty: the key is in cert_file."""
+    idle_timeout: Seconds = 4 * 3600.0
+    """Seconds without a byte either way after which a session is ended."""
+    creation_timeout: Seconds = 30.0
+    """Seconds that a client gets to open the streams it asked for."""
+    sessions: Annotated[int, Field(ge=1, le=65536)] = 512
+    """At a time; more are refused with HTTP 503."""
 
 
 class ContainerSettings(Section):
@@ -239,6 +254,11 @@ class Settings(Section):
         if monitor != "pod" and _is_slice(monitor) != (driver == "systemd"):
             raise InvalidArgument(
                 f"monitor_cgroup of runtime {runtime!r}: {monitor!r} is not in {driver}'s notation, its cgroup_driver"
+            )
+        if ".." in (*parent.split("/"), *monitor.split("/")) or not monitor.strip("/."):
+            raise InvalidArgument(
+                f"cgroup_parent {parent!r}, monitor_cgroup {monitor!r}: neither may hold '..', and "
+                "monitors cannot be in the root of all cgroups"
             )
         return CgroupSettings(driver, parent, monitor)
 

@@ -26,6 +26,7 @@ from ocishim.lifecycle.image import Registries
 from ocishim.lifecycle.jobs import Jobs
 from ocishim.lifecycle.node import Node
 from ocishim.lifecycle.recovery import recover
+from ocishim.lifecycle.streaming import NodeBackend
 from ocishim.lifecycle.usage import DiskUsage
 from ocishim.linux import files, host, proc
 from ocishim.linux.cgroup_driver import CgroupDrivers
@@ -37,6 +38,7 @@ from ocishim.runtime import choice, exits, features
 from ocishim.store.index import Index
 from ocishim.store.layout import Layout
 from ocishim.store.records import Records
+from ocishim.streaming.server import StreamingServer
 from ocishim.translate.security import check_names
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # Until there is something to tell; not ignored, which every child would inherit.
+    loop.add_signal_handler(signal.SIGUSR1, log.info, "dump: still starting")
     become_subreaper()
     loop.add_signal_handler(signal.SIGCHLD, reap_orphans)
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="blocking"))
@@ -90,7 +94,9 @@ async def serve(settings: Settings) -> None:
         node.written.refresh()
         _watch(node)
         loop.add_signal_handler(signal.SIGUSR1, dump.write, node)
-        servers = await _servers(settings, node, registries, stack, tracer)
+        streaming = StreamingServer(settings.streaming, NodeBackend(node))
+        await stack.enter_async_context(streaming.running())
+        servers = await _servers(stack, node, RuntimeService(node, streaming), registries, tracer)
         log.info(
             "ocishim %s is ready on %s (runtime %s, root %s, state %s)",
             __version__,
@@ -184,10 +190,11 @@ def _exit_watch(node: Node) -> AbstractAsyncContextManager[None]:
 
 
 async def _servers(
-    settings: Settings, node: Node, registries: Registries, stack: AsyncExitStack, tracer: Tracer | None
+    stack: AsyncExitStack, node: Node, runtime_service: RuntimeService, registries: Registries, tracer: Tracer | None
 ) -> list[CriServer]:
     """One server, or two where the image service has a socket of its own."""
-    runtime = runtime_handlers(RuntimeService(node), node)
+    settings = node.settings
+    runtime = runtime_handlers(runtime_service, node)
     images = image_handlers(ImageService(node, registries), OwnImageService(node, registries), node)
     wanted = {settings.listen: runtime | images}
     if settings.image_listen:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
 
-from ocishim import config
 from ocishim.api.ocishim import v1 as own
-from ocishim.client import Client, connected
+from ocishim.commands.output import as_json, say, table
+from ocishim.commands.parsing import output_option
+from ocishim.commands.running import image_endpoint, run_on
 from ocishim.errors import InvalidArgument, NotFound, OperationFailed
 
 if TYPE_CHECKING:
@@ -24,61 +24,75 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from ocishim.api.runtime import v1
+    from ocishim.client import Client
+    from ocishim.commands.parsing import Parser
 
 _FAILED: Final = 1
 _SHORT: Final = 19
 """sha256: and twelve digits."""
 
 
-def run(chosen: argparse.Namespace) -> int:
-    """Run the command that was chosen; returns the exit code."""
-    address = chosen.listen or _default_address()
-    return asyncio.run(_run(chosen, address))
+def add_options(parser: Parser) -> None:
+    """The commands below this one."""
+    group = parser.add_group()
+
+    def command(name: str, words: str) -> Parser:
+        made = group.add(name, words)
+        made.add_argument(
+            "--image-endpoint",
+            "--runtime-endpoint",
+            "--listen",
+            "-r",
+            dest="endpoint",
+            metavar="ADDRESS",
+            help="the CRI server's socket, unix:///PATH (default: the environment's IMAGE_SERVICE_ENDPOINT or"
+            " CONTAINER_RUNTIME_ENDPOINT, else `image_listen` or `listen` of ocishim's configuration)",
+        )
+        output_option(made)
+        return made
+
+    def long_command(name: str, words: str) -> Parser:
+        made = command(name, words)
+        made.add_argument("--quiet", action="store_true", help="show no progress")
+        return made
+
+    command("list", "list the images")
+    pull = long_command("pull", "pull an image from its registry")
+    pull.add_argument("image")
+    pull.add_argument("--username", default="")
+    pull.add_argument("--password-stdin", action="store_true", help="read the password from standard input")
+    load = long_command("load", "load the images of an OCI layout (a directory or a tar) or of a docker-archive")
+    load.add_argument("path", type=Path)
+    load.add_argument("--reference", default="", help="the name for an image for which the file has none")
+    save = long_command("save", "write images into a file that ocishim, docker, ctr and skopeo can load")
+    save.add_argument("images", nargs="+", metavar="image")
+    save.add_argument("--file", "-f", type=Path, required=True, help="the file; replaced where it is there")
+    remove = command("remove", "remove images with all their tags")
+    remove.add_argument("images", nargs="+", metavar="image")
+    inspect = command("inspect", "print all that is known of images, as JSON")
+    inspect.add_argument("images", nargs="+", metavar="image")
+    prune = command("prune", "remove the images that no container uses, and what broken pulls left")
+    prune.add_argument("--untagged", action="store_true", help="leave unused images that have a tag")
+    prune.add_argument("--dry-run", action="store_true", help="remove nothing, only say what would be")
+    long_command("verify", "hash again all that images use; exit code 1 where something was changed")
+    parser.set_defaults(run=_run)
 
 
-def _default_address() -> str:
-    settings = config.load(None)
-    return settings.image_listen or settings.listen
-
-
-async def _run(chosen: argparse.Namespace, address: str) -> int:
-    async with connected(address) as client:
-        return await _COMMANDS[chosen.command](client, chosen)
-
-
-def _print(text: str) -> None:
-    print(text)  # noqa: T201 - the program's output
-
-
-def _as_json(value: object) -> None:
-    _print(json.dumps(value, indent=2))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="")
-    for column in columns:
-        table.add_column(column, justify="right" if column == "SIZE" else "left", overflow="fold")
-    return table
-
-
-def _show(table: Table) -> None:
-    # Into a pipe a table is as wide as it is.
-    console = Console() if sys.stdout.isatty() else Console(width=10_000)
-    with console.capture() as captured:
-        console.print(table)
-    _print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+def _run(chosen: argparse.Namespace) -> int:
+    return run_on(image_endpoint(chosen), _COMMANDS[chosen.command], chosen)
 
 
 async def _list(client: Client, chosen: argparse.Namespace) -> int:
-    images = sorted(await client.images(), key=lambda image: [*image.repo_tags, *image.repo_digests, image.id])
+    images = sorted(await client.images.list(), key=lambda image: [*image.repo_tags, *image.repo_digests, image.id])
     if chosen.output == "json":
-        _as_json([_image(image) for image in images])
+        as_json([_image(image) for image in images])
         return 0
-    table = _table("IMAGE", "ID", "SIZE", "PINNED")
-    for image in images:
-        for name in image.repo_tags or image.repo_digests or ["-"]:
-            table.add_row(name, image.id[:_SHORT], decimal(image.size), "yes" if image.pinned else "")
-    _show(table)
+    rows = [
+        (name, image.id[:_SHORT], decimal(image.size), "yes" if image.pinned else "")
+        for image in images
+        for name in image.repo_tags or image.repo_digests or ["-"]
+    ]
+    table(("IMAGE", "ID", "SIZE", "PINNED"), rows)
     return 0
 
 
@@ -95,28 +109,28 @@ def _image(image: v1.Image) -> dict[str, object]:
 async def _inspect(client: Client, chosen: argparse.Namespace) -> int:
     found = []
     for name in chosen.images:
-        status = await client.image(name)
+        status = await client.images.status(name)
         if not status.image.id:
             raise NotFound(f"image {name!r} is not here")
         info = {key: json.loads(value) for key, value in status.info.items()}
         found.append({**_image(status.image), "config": info.get("imageSpec"), "layers": info.get("layers")})
-    _as_json(found)
+    as_json(found)
     return 0
 
 
 async def _remove(client: Client, chosen: argparse.Namespace) -> int:
     removed = []
     for name in chosen.images:
-        status = await client.image(name)
+        status = await client.images.status(name)
         if not status.image.id:
             raise NotFound(f"image {name!r} is not here")
-        await client.remove(name)
+        await client.images.remove(name)
         removed.append(status.image)
     if chosen.output == "json":
-        _as_json([_image(image) for image in removed])
+        as_json([_image(image) for image in removed])
     else:
         for image in removed:
-            _print(image.id)
+            say(image.id)
     return 0
 
 
@@ -126,17 +140,19 @@ async def _pull(client: Client, chosen: argparse.Namespace) -> int:
             "--username wants --password-stdin: a password among the arguments is everybody's to read"
         )
     password = sys.stdin.readline().rstrip("\n") if chosen.password_stdin else ""
-    return await _follow(client.pull(own.PullRequest(chosen.image, chosen.username, password)), chosen, chosen.image)
+    return await _follow(
+        client.images.pull(own.PullRequest(chosen.image, chosen.username, password)), chosen, chosen.image
+    )
 
 
 async def _load(client: Client, chosen: argparse.Namespace) -> int:
     path = str(chosen.path.absolute())
-    return await _follow(client.load(own.LoadRequest(path, chosen.reference)), chosen, path)
+    return await _follow(client.images.load(own.LoadRequest(path, chosen.reference)), chosen, path)
 
 
 async def _save(client: Client, chosen: argparse.Namespace) -> int:
     path = str(chosen.file.absolute())
-    return await _follow(client.save(own.SaveRequest(path, chosen.images)), chosen, path)
+    return await _follow(client.images.save(own.SaveRequest(path, chosen.images)), chosen, path)
 
 
 async def _follow(steps: AsyncIterator[own.Progress], chosen: argparse.Namespace, what: str) -> int:
@@ -149,10 +165,10 @@ async def _follow(steps: AsyncIterator[own.Progress], chosen: argparse.Namespace
     if not images:
         raise OperationFailed(f"{what}: the server ended the call without a result")
     if chosen.output == "json":
-        _as_json([{"id": image.id, "references": image.references} for image in images])
+        as_json([{"id": image.id, "references": image.references} for image in images])
     else:
         for image in images:
-            _print(" ".join((image.id, *image.references)))
+            say(" ".join((image.id, *image.references)))
     return 0
 
 
@@ -185,31 +201,31 @@ def _short(name: str) -> str:
 
 async def _verify(client: Client, chosen: argparse.Namespace) -> int:
     verdicts = []
-    async for verdict in client.verify():
+    async for verdict in client.images.verify():
         verdicts.append(verdict)
         if chosen.output == "table" and (verdict.problem or not chosen.quiet):
             problem = f": {verdict.problem}" if verdict.problem else ""
-            _print(f"{'BAD' if verdict.problem else 'ok '}  {verdict.kind} {verdict.digest}{problem}")
+            say(f"{'BAD' if verdict.problem else 'ok '}  {verdict.kind} {verdict.digest}{problem}")
     bad = [verdict for verdict in verdicts if verdict.problem]
     if chosen.output == "json":
-        _as_json([asdict(verdict) for verdict in verdicts])
+        as_json([asdict(verdict) for verdict in verdicts])
     else:
         hurt = sorted({image for verdict in bad for image in verdict.images})
         size = decimal(sum(verdict.size for verdict in verdicts))
-        _print(f"{len(verdicts)} looked at ({size}), {len(bad)} bad" + "".join(f"\nhurt: {image}" for image in hurt))
+        say(f"{len(verdicts)} looked at ({size}), {len(bad)} bad" + "".join(f"\nhurt: {image}" for image in hurt))
     return _FAILED if bad else 0
 
 
 async def _prune(client: Client, chosen: argparse.Namespace) -> int:
     request = own.PruneRequest(untagged_only=chosen.untagged, dry_run=chosen.dry_run)
-    pruned = await client.prune(request)
+    pruned = await client.images.prune(request)
     if chosen.output == "json":
         images = [{"id": image.id, "references": image.references} for image in pruned.images]
-        _as_json({"images": images, "freed": pruned.freed, "dry_run": chosen.dry_run})
+        as_json({"images": images, "freed": pruned.freed, "dry_run": chosen.dry_run})
         return 0
     for image in pruned.images:
-        _print(" ".join((image.id, *image.references)))
-    _print(f"{len(pruned.images)} images, {decimal(pruned.freed)} {'would be ' if chosen.dry_run else ''}freed")
+        say(" ".join((image.id, *image.references)))
+    say(f"{len(pruned.images)} images, {decimal(pruned.freed)} {'would be ' if chosen.dry_run else ''}freed")
     return 0
 
 

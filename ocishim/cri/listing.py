@@ -66,12 +66,14 @@ def sandboxes(node: Node, wanted: v1.PodSandboxFilter) -> list[Sandbox]:
     """The pods that pass; an unknown or ambiguous id is none, not an error."""
     found = [each] if wanted.id and (each := node.sandboxes.find(wanted.id)) else []
     candidates = found if wanted.id else list(node.sandboxes)
-    by_state = betterproto.serialized_on_wire(wanted.state)
+    # Once, not for each pod: a field of a message costs as much as all else that is done with it.
+    state = wanted.state.state if betterproto.serialized_on_wire(wanted.state) else None
+    selector = wanted.label_selector
     return [
         each
         for each in candidates
-        if (not by_state or statuses.sandbox_state(each.status) == wanted.state.state)
-        and has_labels(each.config.labels, wanted.label_selector)
+        if (state is None or statuses.sandbox_state(each.status) == state)
+        and (not selector or has_labels(each.config.labels, selector))
     ]
 
 
@@ -83,12 +85,13 @@ def containers(node: Node, wanted: v1.ContainerFilter) -> list[Container]:
         sandbox = node.sandboxes.find(wanted.pod_sandbox_id)
         sandbox_id = sandbox.id if sandbox else wanted.pod_sandbox_id
         candidates = [each for each in candidates if each.metadata.sandbox_id == sandbox_id]
-    by_state = betterproto.serialized_on_wire(wanted.state)
+    state = wanted.state.state if betterproto.serialized_on_wire(wanted.state) else None
+    selector = wanted.label_selector
     return [
         each
         for each in candidates
-        if (not by_state or statuses.container_state(each.status) == wanted.state.state)
-        and has_labels(each.config.labels, wanted.label_selector)
+        if (state is None or statuses.container_state(each.status) == state)
+        and (not selector or has_labels(each.config.labels, selector))
     ]
 
 

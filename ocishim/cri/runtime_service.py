@@ -17,6 +17,7 @@ from ocishim.cri.metrics_encoding import MetricsEncoder
 from ocishim.cri.metrics_rpcs import MetricsRpcs
 from ocishim.cri.stats_encoding import Encoder
 from ocishim.cri.stats_rpcs import StatsRpcs
+from ocishim.cri.streaming_rpcs import StreamingRpcs
 from ocishim.cri.update_rpcs import UpdateRpcs
 from ocishim.cri.verbose import container_info, network_info, sandbox_info
 from ocishim.errors import FailedPrecondition, InvalidArgument
@@ -34,6 +35,7 @@ from ocishim.translate import statuses
 if TYPE_CHECKING:
     from ocishim.cri.wire import Encoded
     from ocishim.lifecycle.node import Node
+    from ocishim.streaming.server import StreamingServer
 
 RUNTIME_NAME: Final = "ocishim"
 API_VERSION: Final = "v1"
@@ -44,14 +46,17 @@ _LONGEST: Final = 10 * 365 * 86400
 """Ten years in seconds: a larger grace period or timeout means for ever, and clocks do not overflow."""
 
 
-class RuntimeService(EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs, UpdateRpcs):
+class RuntimeService(
+    EventRpcs, ListRpcs, ConfigRpcs, CheckpointRpcs, StatsRpcs, MetricsRpcs, StreamingRpcs, UpdateRpcs
+):
     """An RPC a method; those that are missing answer UNIMPLEMENTED by name."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, streaming: StreamingServer) -> None:
         self._node = node
         self._stats = Stats(node)
         self._encoder = Encoder(node.layout.containers)
         self._metrics_encoder = MetricsEncoder(node.layout.containers)
+        self._streaming = streaming
 
     async def version(self, version_request: v1.VersionRequest) -> v1.VersionResponse:
         """Name and version."""

@@ -47,7 +47,11 @@ RUNTIME: Final = (
     "Status",
 )
 IMAGE: Final = ("ListImages", "ImageStatus", "PullImage", "RemoveImage", "ImageFsInfo")
-_STATS: Final = "ListContainerStats"
+_ENCODED: Final[Mapping[str, type[betterproto.Message]]] = {
+    "ContainerStats": v1.ContainerStatsResponse,
+    "ListContainerStats": v1.ListContainerStatsResponse,
+}
+"""Answers that come as bytes and hold what this version has other words for."""
 _TRANSLATION: Final = "ocishim.cri.v1alpha1"
 
 
@@ -107,9 +111,9 @@ def _translated(rpc: str, method: Callable[[Any], Awaitable[Any]]) -> Callable[[
         from ocishim.cri import v1alpha1  # noqa: PLC0415 - loaded by now
 
         answer = await method(request)
-        if isinstance(answer, Encoded) and rpc == _STATS:
-            answer = v1.ListContainerStatsResponse().parse(answer.content)
-        points = set(v1alpha1.mount_points(answer))
+        if isinstance(answer, Encoded) and rpc in _ENCODED:
+            answer = _ENCODED[rpc]().parse(answer.content)
+        points = set(v1alpha1.mount_points(answer)) - {""}  # not counted yet
         uuids = await asyncio.to_thread(_uuids, points) if points else {}
         return v1alpha1.response(answer, uuids.__getitem__)
 

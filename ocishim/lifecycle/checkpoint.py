@@ -43,7 +43,7 @@ async def checkpoint_container(node: Node, container: Container, location: str, 
 
     Raises FailedPrecondition in the runtime's own words where it or CRIU cannot.
     """
-    _check_target("location", location)
+    await _check_target("location", location)
     _must_run(container)
     await node.jobs.run(
         ("checkpoint", container.id),
@@ -64,10 +64,13 @@ async def checkpoint_sandbox(
     node: Node, sandbox: Sandbox, location: str, chosen: Sequence[Container], *, leave_running: bool
 ) -> None:
     """Write the state of a pod's running containers, all paused at once, into a directory; its files appear whole."""
-    _check_target("output_path", location)
-    containers = list(chosen) or [each for each in node.containers_of(sandbox.id) if each.status.is_running]
+    await _check_target("output_path", location)
+    running = [each for each in node.containers_of(sandbox.id) if each.status.is_running]
+    containers = list(dict.fromkeys(chosen)) or running
     if not containers:
         raise FailedPrecondition(f"{sandbox.title} has no running container to checkpoint")
+    if len({_file(each) for each in containers}) < len(containers):
+        raise FailedPrecondition(f"{sandbox.title} has running containers of the same name: name one of them")
     for container in containers:
         _must_run(container)
     await node.jobs.run(
@@ -107,9 +110,11 @@ async def _checkpoint_sandbox(
         await asyncio.gather(*(stop_container(node, container, 0) for container in containers))
 
 
-def _check_target(field: str, path: str) -> None:
+async def _check_target(field: str, path: str) -> None:
     if not path.startswith("/") or "\0" in path:
         raise InvalidArgument(f"{field}: {path!r} is not an absolute path")
+    if not await asyncio.to_thread(os.path.isdir, os.path.dirname(path)):
+        raise InvalidArgument(f"{field}: {path!r} is in no directory that there is")
 
 
 def _must_run(container: Container) -> None:

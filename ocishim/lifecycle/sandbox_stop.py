@@ -27,11 +27,11 @@ async def stop_sandbox(node: Node, sandbox: Sandbox) -> None:
 
 async def _stop(node: Node, sandbox: Sandbox) -> None:
     sandbox.stopping = True
-    # A container in the making is made first and then found below; none is begun any more.
+    # None is begun or started any more, so that one in the making has nothing running when it is made.
+    await _each(stop_container(node, container, 0) for container in node.containers_of(sandbox.id))
     with step("wait for containers in the making"):
         await sandbox.makings.none_left()
     async with sandbox.lock:
-        await _each(stop_container(node, container, 0) for container in node.containers_of(sandbox.id))
         await release_sandbox(node, sandbox)
         if not sandbox.status.stopped_at:
             await sandbox.update(sandbox.status.model_copy(update={"stopped_at": time.time_ns()}))

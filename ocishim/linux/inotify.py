@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from asyncinotify import Inotify, Mask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 _CHANGES: Final = (
     Mask.CREATE
@@ -33,6 +33,14 @@ async def new_files(directory: str) -> AsyncIterator[AsyncIterator[str | None]]:
     with Inotify() as inotify:
         inotify.add_watch(directory, Mask.MOVED_TO | Mask.CLOSE_WRITE)
         yield _names(inotify)
+
+
+@contextmanager
+def writes(directory: str) -> Iterator[Callable[[], Awaitable[object]]]:
+    """A call that returns once something is made, moved or written in a directory, after the call before."""
+    with Inotify() as inotify:
+        inotify.add_watch(directory, Mask.CREATE | Mask.MOVED_TO | Mask.MODIFY)
+        yield inotify.get
 
 
 async def _names(inotify: Inotify) -> AsyncIterator[str | None]:

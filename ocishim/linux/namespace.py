@@ -186,6 +186,16 @@ def _write_sysctl(name: str, value: str) -> None:
         raise InvalidArgument(f"linux.sysctls[{name}] = {value!r}: the kernel says: {reason}") from error
 
 
+async def socket_in(path: str, family: int) -> socket.socket:
+    """A TCP socket that belongs to the network namespace pinned at path. Raises OSError."""
+
+    def make() -> socket.socket:
+        enter(path, "net")
+        return socket.socket(family, socket.SOCK_STREAM)
+
+    return await in_fresh_thread(make, "socket-in-pod")
+
+
 def enter(path: str, kind: str) -> None:
     """Join a pinned namespace: only for a thread that is made for it and ends after it. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -100,6 +100,8 @@ class Cni:
             self._note_change(first=True)
             async for _ in ticks:
                 self._note_change()
+        except OSError as error:
+            log.warning("changes of %s are looked for at each call: inotify: %s", self._settings.conf_dir, error)
         finally:
             self._is_current = False
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FILE: Final = "10-ocishim.conflist"
+FILE: Final = "10-ocishim-pod-cidr.conflist"
 _LARGEST: Final = 1 << 20
 
 

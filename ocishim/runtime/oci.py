@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ocishim.config import RuntimeSettings
+_LOG_LIMIT: Final = 64 << 10
 
 
 class RuntimeState(BaseModel):
@@ -100,6 +101,21 @@ class OciRuntime:
             finished = await process.run(self.argv(verb, *arguments), what=what, within=within or self.timeout)
         if finished.returncode != 0:
             raise OperationFailed(f"{what}: {runtime_error.words(finished.words())}")
+
+
+@contextmanager
+def log_file() -> Iterator[int]:
+    """A file in memory for the runtime's own words, apart from what a command writes; pass it on as --log."""
+    fd = os.memfd_create("runtime.log", os.MFD_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def logged(fd: int) -> bytes:
+    """What the runtime wrote to its log_file."""
+    return os.pread(fd, _LOG_LIMIT, 0)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def pod_cgroup(asked: str, driver: CgroupDriverName, default: str, pod_id: str) 
     """
     if not asked:
         if driver == "cgroupfs":
-            return f"{normal_path(default)}/{pod_id}"
+            return normal_path(f"{default}/{pod_id}")
         return expand_slice(f"{posixpath.basename(default).removesuffix(_SLICE)}-{pod_id}{_SLICE}")
     path = "config.linux.cgroup_parent"
     fields.text(path, asked)
@@ -105,6 +105,15 @@ def runtime_path(driver: CgroupDriverName, pod: str, container_id: str) -> str:
     if driver == "cgroupfs":
         return container_cgroup(driver, pod, container_id)
     return f"{posixpath.basename(pod)}:{PREFIX}:{container_id}"
+
+
+def runtime_annotations(path: str) -> dict[str, str]:
+    """What a runtime must be told beside `path`, which `runtime_path` made.
+
+    In systemd's scope crun would make another cgroup on v2, and limit that: then the scope's limits, which can be
+    changed in place, would not be all.
+    """
+    return {} if path.startswith("/") else {"run.oci.systemd.subgroup": ""}
 
 
 def monitor_cgroup(driver: CgroupDriverName, pod: str, chosen: str, sandbox_id: str, container_id: str) -> str:

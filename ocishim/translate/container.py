@@ -10,6 +10,7 @@ from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
 from ocishim.translate import cdi, mounts, process, resources, security, userns
 from ocishim.translate.annotations import CONTAINER_TYPE
+from ocishim.translate.cgroups import runtime_annotations
 from ocishim.translate.sandbox import TYPES
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ def _annotations(inputs: ContainerInputs) -> dict[str, str]:
     sandbox = inputs.sandbox
     return {
         **inputs.annotations,
+        **runtime_annotations(inputs.cgroup),
         CONTAINER_TYPE: "container",
         "io.kubernetes.cri.container-name": inputs.config.metadata.name,
         "io.kubernetes.cri.image-name": inputs.image_name,

@@ -69,7 +69,7 @@ def _fits(path: str, value: str) -> None:
     if len(value.encode()) > LONGEST_PATH:
         raise refuse(path, value, f"is longer than {LONGEST_PATH} bytes")
     if any(len(part.encode()) > LONGEST_COMPONENT for part in value.split("/")):
-        raise refuse(path, value, f"has a part of more than {LONGEST_COMPONENT} bytes")
+        raise refuse(path, value, f"has a part longer than {LONGEST_COMPONENT} bytes")
 
 
 def word(path: str, value: str, *, longest: int = LONGEST_NAME) -> None:

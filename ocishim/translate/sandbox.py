@@ -12,6 +12,7 @@ from ocishim.api.runtime import v1
 from ocishim.spec import runtime as spec
 from ocishim.translate import fields, userns
 from ocishim.translate.annotations import CONTAINER_TYPE
+from ocishim.translate.cgroups import runtime_annotations
 from ocishim.translate.facts import Identity
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def pause_spec(
             uid_mappings=userns.in_spec(mappings.uids) if mappings else None,
             gid_mappings=userns.in_spec(mappings.gids) if mappings else None,
         ),
-        annotations={CONTAINER_TYPE: "sandbox", **settings.annotations},
+        annotations={CONTAINER_TYPE: "sandbox", **settings.annotations, **runtime_annotations(cgroup)},
     )
 
 

@@ -40,7 +40,6 @@ POD: dict[str, list[Any]] = {
     "port_mappings[0].host_ip": ["localhost", "1.2.3", "::g", "1.2.3.4\n"],
     "labels": [{key: value} for key, value in NOTES.items()],
     "annotations": [{key: value} for key, value in NOTES.items()],
-    "linux.cgroup_parent": ["relative/path", "/a/../b", "/a\nb"],
     "linux.security_context.namespace_options.network": [*ENUM, OWN, TARGET],
     "linux.security_context.namespace_options.pid": [*ENUM, TARGET],
     "linux.security_context.namespace_options.ipc": [*ENUM, OWN, TARGET],
@@ -94,7 +93,7 @@ CONTAINER: dict[str, list[Any]] = {
     "linux.resources.cpu_period": [-1],
     "linux.resources.cpu_quota": [-2],
     "linux.resources.cpu_shares": [-1],
-    "linux.resources.memory_limit_in_bytes": [-1],
+    "linux.resources.memory_limit_in_bytes": [-2],
     "linux.resources.memory_swap_limit_in_bytes": [-2],
     "linux.resources.oom_score_adj": [-1001, 1001],
     "linux.resources.cpuset_cpus": ["0;1", "a", "0\n"],
@@ -138,7 +137,7 @@ FREE = {
     "ContainerConfig.metadata.attempt": "a number",
     "ContainerConfig.mounts[].readonly": "a yes or no",
     "ContainerConfig.mounts[].selinux_relabel": "a yes or no; does nothing without SELinux",
-    "ContainerConfig.mounts[].recursive_read_only": "in CONFLICTS",
+    "ContainerConfig.mounts[].recursive_read_only": "in test_field_conflicts.py",
     "ContainerConfig.mounts[].image.annotations[]": "come back unaltered",
     "ContainerConfig.mounts[].image.user_specified_image": "comes back unaltered",
     "ContainerConfig.mounts[].image.runtime_handler": "not looked at",
@@ -146,16 +145,16 @@ FREE = {
     "ContainerConfig.stdin": "a yes or no",
     "ContainerConfig.stdin_once": "a yes or no; kubelet sends it without stdin too",
     "ContainerConfig.tty": "a yes or no; what goes against it is asked for by Exec and Attach",
-    "ContainerConfig.linux.security_context.privileged": "in CONFLICTS",
+    "ContainerConfig.linux.security_context.privileged": "in test_field_conflicts.py",
     "ContainerConfig.linux.security_context.no_new_privs": "a yes or no",
     "ContainerConfig.linux.security_context.readonly_rootfs": "a yes or no",
-    "ContainerConfig.linux.security_context.namespace_options.target_id": "in CONFLICTS",
+    "ContainerConfig.linux.security_context.namespace_options.target_id": "in test_field_conflicts.py",
     "ContainerConfig.linux.security_context.apparmor_profile": "in OLD",
     "ContainerConfig.linux.security_context.seccomp_profile_path": "in OLD",
 }
 # Groups of fields that are judged together, with tests of their own.
 ELSEWHERE = (".userns_options.", "Mappings[].", "linux.overhead.", ".windows.", "hugepage_limits[].")
-ELSEWHERE_OF_PODS = ("PodSandboxConfig.linux.resources.",)
+ELSEWHERE_OF_PODS = ("PodSandboxConfig.linux.resources.", "PodSandboxConfig.linux.cgroup_parent")
 
 
 def pod() -> v1.PodSandboxConfig:
@@ -304,115 +303,6 @@ def test_fields_that_were_replaced(field: str, value: str) -> None:
     config = container()
     config.linux.security_context = v1.LinuxContainerSecurityContext(**{field: value})  # type: ignore[arg-type]
     refused(lambda: judge_container(config), f"linux.security_context.{field}", value)
-
-
-def _no_logs() -> v1.PodSandboxConfig:
-    config = pod()
-    config.log_directory = ""
-    return config
-
-
-CONTEXT = "linux.security_context"
-CONFLICTS: dict[str, tuple[v1.PodSandboxConfig, dict[str, Any], str]] = {
-    "privileged in an unprivileged pod": (pod(), {f"{CONTEXT}.privileged": True}, f"{CONTEXT}.privileged"),
-    "a group without a user": (
-        pod(),
-        {f"{CONTEXT}.run_as_user": None},
-        f"{CONTEXT}.run_as_group",
-    ),
-    "a log without a directory": (_no_logs(), {}, "log_path"),
-    "recursively read-only and writable": (
-        pod(),
-        {"mounts[0].recursive_read_only": True},
-        "mounts[0].recursive_read_only",
-    ),
-    "recursively read-only and propagating": (
-        pod(),
-        {
-            "mounts[0].readonly": True,
-            "mounts[0].recursive_read_only": True,
-            "mounts[0].propagation": v1.MountPropagation(1),
-        },
-        "mounts[0].recursive_read_only",
-    ),
-    "an image volume with a host path": (
-        pod(),
-        {"mounts[0].image.image": "i", "mounts[0].readonly": True},
-        "mounts[0].host_path",
-    ),
-    "an image volume that may be written": (
-        pod(),
-        {"mounts[0].image.image": "i", "mounts[0].host_path": ""},
-        "mounts[0].readonly",
-    ),
-    "a target without an id": (
-        pod(),
-        {f"{CONTEXT}.namespace_options.pid": TARGET},
-        f"{CONTEXT}.namespace_options.pid",
-    ),
-    "a target that climbs": (
-        pod(),
-        {
-            f"{CONTEXT}.namespace_options.pid": TARGET,
-            f"{CONTEXT}.namespace_options.target_id": "../x",
-        },
-        f"{CONTEXT}.namespace_options.target_id",
-    ),
-    "a device by annotation that is none": (
-        pod(),
-        {"annotations": {"cdi.k8s.io/x": "vendor.com/gpu=0,nonsense"}},
-        "annotations[cdi.k8s.io/x]",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CONFLICTS)
-def test_fields_that_contradict_each_other(name: str) -> None:
-    sandbox, changes, path = CONFLICTS[name]
-    config = container()
-    for place, value in changes.items():
-        if value is None:
-            config.linux.security_context.run_as_user = v1.Int64Value()
-            config.linux.security_context.run_as_username = ""
-        else:
-            put(config, place, value)
-    if name == "a group without a user":
-        context = v1.LinuxContainerSecurityContext(run_as_group=v1.Int64Value(value=7))
-        config.linux.security_context = context
-    with pytest.raises(InvalidArgument) as raised:
-        judge_container(config, sandbox)
-    assert str(raised.value).startswith(f"config.{path}"), raised.value
-
-
-def test_the_same_host_port_is_not_mapped_twice() -> None:
-    config = pod()
-    config.port_mappings = [
-        v1.PortMapping(container_port=1, host_port=80),
-        v1.PortMapping(container_port=2, host_port=80),
-    ]
-    with pytest.raises(InvalidArgument, match=r"config\.port_mappings\[1\]\.host_port: 80"):
-        judge_pod(config)
-    config.port_mappings[1].protocol = v1.Protocol(1)
-    judge_pod(config)
-
-
-def test_sysctls_of_namespaces_that_are_the_hosts() -> None:
-    config = pod()
-    config.linux.security_context.namespace_options.network = HOST
-    with pytest.raises(InvalidArgument, match=r"config\.linux\.sysctls\[net\.a\]"):
-        judge_pod(config)
-
-
-def test_windows_is_refused_by_both() -> None:
-    windows_pod, windows_container = pod(), container()
-    windows_pod.windows = v1.WindowsPodSandboxConfig(
-        security_context=v1.WindowsSandboxSecurityContext(run_as_username="x")
-    )
-    windows_container.windows = v1.WindowsContainerConfig(resources=v1.WindowsContainerResources(cpu_shares=1))
-    with pytest.raises(InvalidArgument, match=r"config\.windows: this node runs Linux"):
-        judge_pod(windows_pod)
-    with pytest.raises(InvalidArgument, match=r"config\.windows: this node runs Linux"):
-        judge_container(windows_container)
 
 
 def test_no_field_of_the_schema_is_forgotten() -> None:

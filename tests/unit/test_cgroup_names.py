@@ -58,6 +58,7 @@ def test_what_names_no_slice_is_refused(name: str) -> None:
 
 def test_a_pod_is_where_its_request_says_or_below_the_default() -> None:
     assert cgroups.pod_cgroup("", "cgroupfs", "/ocishim", POD) == f"/ocishim/{POD}"
+    assert cgroups.pod_cgroup("", "cgroupfs", "/", POD) == f"/{POD}"
     assert cgroups.pod_cgroup("/a//b/", "cgroupfs", "/ocishim", POD) == "/a/b"
     assert cgroups.pod_cgroup("", "systemd", "ocishim.slice", POD) == f"/ocishim.slice/ocishim-{POD}.slice"
     assert cgroups.pod_cgroup("a-b.slice", "systemd", "ocishim.slice", POD) == "/a.slice/a-b.slice"
@@ -78,8 +79,8 @@ def test_kubelet_names_a_slice_by_its_whole_path() -> None:
         ("/", "cgroupfs", "root"),
         ("/./", "cgroupfs", "root"),
         ("/a\nb", "cgroupfs", "line break"),
-        ("/" + "a" * 256, "cgroupfs", "longer than 255"),
-        ("/" + "é" * 130, "cgroupfs", "longer than 255"),
+        ("/" + "a" * 256, "cgroupfs", "more than 255"),
+        ("/" + "é" * 130, "cgroupfs", "more than 255"),
         ("/abcdefghi" * 400, "cgroupfs", "too many"),
         ("/a\0b", "cgroupfs", "NUL"),
         ("/kubepods/pod1", "systemd", "cgroupDriver"),
@@ -103,6 +104,12 @@ def test_a_container_and_what_its_runtime_is_told_are_the_same_place() -> None:
     pod = "/a.slice/a-b.slice"
     assert cgroups.container_cgroup("systemd", pod, CONTAINER) == f"{pod}/ocishim-{CONTAINER}.scope"
     assert cgroups.runtime_path("systemd", pod, CONTAINER) == f"a-b.slice:ocishim:{CONTAINER}"
+
+
+def test_crun_makes_no_cgroup_of_its_own_in_a_scope() -> None:
+    systemd = cgroups.runtime_path("systemd", "/a.slice", CONTAINER)
+    assert cgroups.runtime_annotations(systemd) == {"run.oci.systemd.subgroup": ""}
+    assert cgroups.runtime_annotations(cgroups.runtime_path("cgroupfs", "/p", CONTAINER)) == {}
 
 
 def test_monitors_are_in_a_leaf_of_the_pod_or_where_all_are() -> None:
@@ -150,6 +157,10 @@ def test_a_runtime_may_have_another_driver_and_monitor_cgroup(tmp_path: Path) ->
         ('[containers]\nmonitor_cgroup = "mon.slice"', "monitor_cgroup"),
         ('[containers]\ncgroup_driver = "systemd"\nmonitor_cgroup = "/mon"', "monitor_cgroup"),
         ('[runtimes.crun]\npath = "/x"\ncgroup_driver = "systemd"\nmonitor_cgroup = "/mon"', "crun"),
+        ('[containers]\nmonitor_cgroup = "/a/../../b"', r"\.\."),
+        ('[containers]\nmonitor_cgroup = "//"', "root"),
+        ('[containers]\nmonitor_cgroup = "/."', "root"),
+        ('[containers]\ncgroup_parent = "/.."', r"\.\."),
     ],
 )
 def test_notations_that_do_not_fit_the_driver_are_told(tmp_path: Path, text: str, words: str) -> None:

@@ -25,6 +25,13 @@ def directory(controller: str, cgroup: str) -> Path:
     raise AssertionError(f"no hierarchy has {controller}")
 
 
+def has(controller: str) -> bool:
+    """Whether the host has a controller."""
+    if is_cgroup_v2():
+        return controller in read(controller, "", "cgroup.controllers").split()
+    return any(controller in hierarchy.name.split(",") for hierarchy in hierarchies())
+
+
 def read(controller: str, cgroup: str, file: str) -> str:
     """A file's content."""
     return (directory(controller, cgroup) / file).read_text().strip()

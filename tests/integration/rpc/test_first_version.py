@@ -164,6 +164,26 @@ def test_images_and_their_filesystem(first: First) -> None:
     assert usage.used_bytes.value > 0
 
 
+def test_statistics_name_the_filesystem_by_its_uuid(first: First) -> None:
+    pb, runtime = first.pb, first.runtime
+    config = first.config("stats")
+    sandbox_id = first.run(config)
+    container_id = first.start(sandbox_id, config, "one", "sleep", "1000")
+    deadline = time.monotonic() + 10
+    while True:  # its writable layer is counted soon after its start
+        stats = runtime.ContainerStats(pb.ContainerStatsRequest(container_id=container_id)).stats
+        if stats.HasField("writable_layer"):
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert stats.cpu.usage_core_nano_seconds.value > 0
+    assert stats.memory.working_set_bytes.value > 0
+    (listed,) = runtime.ListContainerStats(pb.ListContainerStatsRequest()).stats
+    assert listed.attributes == stats.attributes
+    (images,) = first.images.ImageFsInfo(pb.ImageFsInfoRequest()).image_filesystems
+    assert listed.writable_layer.storage_id == stats.writable_layer.storage_id == images.storage_id
+
+
 def test_version_and_status(first: First) -> None:
     version = first.runtime.Version(first.pb.VersionRequest(version="0.1.0"))
     assert (version.version, version.runtime_name, version.runtime_api_version) == ("0.1.0", "ocishim", "v1alpha1")

@@ -49,3 +49,4 @@ def test_v1alpha2_is_served_by_the_same_pods(node: Node, pods: Pods) -> None:
     assert status.state == old.CONTAINER_RUNNING
     assert runtime.ExecSync(old.ExecSyncRequest(container_id=container_id, cmd=["echo", "hi"])).stdout == b"hi\n"
     assert images.ListImages(old.ListImagesRequest()).images
+    assert runtime.Exec(old.ExecRequest(container_id=container_id, cmd=["true"], stdout=True)).url
