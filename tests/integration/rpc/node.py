@@ -19,6 +19,8 @@ from cri_api.v1 import api_pb2 as pb
 from cri_api.v1 import api_pb2_grpc
 
 from ocishim.api.ocishim import v1 as own
+from ocishim.linux.cgroup import kill_all, remove
+from ocishim.linux.mount import unmount_tree
 
 PATIENCE = float(os.environ.get("OCISHIM_TEST_PATIENCE", "1"))
 """How many times longer than usual things may take: `./dev test-vm` runs the tests on an emulated processor."""
@@ -127,15 +129,16 @@ class Node:
         """Remove every trace of the run from the host."""
         with contextlib.suppress(Exception):
             self.stop(signal.SIGKILL)
+        # What a failed test has left running, and mounted.
+        kill_all(self.cgroup)
+        unmount_tree(str(self.state))
         for path in (self.state, self.root, self.scratch):
             shutil.rmtree(path, ignore_errors=True)
         shutil.rmtree(f"/var/lib/cni/networks/{self.word}", ignore_errors=True)
         subprocess.run(["ip", "link", "delete", self.word], check=False, capture_output=True)
         if self.cgroup_driver == "systemd":
             subprocess.run(["systemctl", "stop", self.cgroup_parent()], check=False, capture_output=True)
-        for hierarchy in hierarchies():
-            with contextlib.suppress(OSError):
-                os.rmdir(f"{hierarchy}{self.cgroup}")
+        remove(self.cgroup)
 
     def log(self) -> str:
         """The end of the server's log."""
