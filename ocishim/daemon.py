@@ -96,6 +96,7 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(signal.SIGUSR1, dump.write, node)
         streaming = StreamingServer(settings.streaming, NodeBackend(node))
         await stack.enter_async_context(streaming.running())
+        meter.watch("ocishim_sessions", "Streaming sessions, by RPC.", "rpc", streaming.open_sessions)
         servers = await _servers(stack, node, RuntimeService(node, streaming), registries, tracer)
         log.info(
             "ocishim %s is ready on %s (runtime %s, root %s, state %s)",

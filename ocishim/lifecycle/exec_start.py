@@ -171,6 +171,9 @@ def exit_code(returncode: int) -> int:
 def _refusal(container: Container, program: str, said: bytes) -> Refusal:
     words = runtime_error.words(said.decode("utf-8", "replace"))
     code = runtime_error.command_exit_code(words)
+    process = container.status.process
+    if code is None and (process is None or not proc.is_alive(process.pid, process.start)):
+        raise FailedPrecondition(f"{container.title} ended before {program!r} could be executed in it")
     if code is None:
         raise OperationFailed(f"{container.title}: {program!r} cannot be executed: {words}")
     return Refusal(words, code)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from ocishim.streaming.http import BadRequest, Exchange
 from ocishim.streaming.sessions import Sessions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from ocishim.config import StreamingSettings
     from ocishim.streaming.backend import Backend
@@ -49,7 +50,12 @@ class StreamingServer:
         self._tasks: dict[asyncio.Task[None], Connection] = {}
         self._waiting: dict[asyncio.Task[None], Connection] = {}
         """The oldest first."""
+        self._open: Counter[str] = Counter()
         self._stopping = False
+
+    def open_sessions(self) -> Mapping[str, int]:
+        """How many there are, by RPC."""
+        return dict(self._open)
 
     def url(self, ticket: Ticket) -> str:
         """A URL that serves the ticket once within a minute. Raises ResourceExhausted, FailedPrecondition."""
@@ -125,7 +131,12 @@ class StreamingServer:
                 return
             ticket = self._redeem(request)
             del self._waiting[task]
-            await self._sessions.serve(request, ticket, exchange, connection)
+            kind = type(ticket).__name__
+            self._open[kind] += 1
+            try:
+                await self._sessions.serve(request, ticket, exchange, connection)
+            finally:
+                self._open[kind] -= 1
         except BadRequest as answer:
             log.info("a streaming request is refused with %d: %s", answer.status, answer)
             with suppress(ConnectionError):
