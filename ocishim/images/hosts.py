@@ -14,6 +14,7 @@ from typing import Final
 
 from ocishim.errors import FailedPrecondition, InvalidArgument
 from ocishim.spec import hosts_toml
+from ocishim.spec import proxy as proxies
 
 _DOCKER_HUB: Final = "registry-1.docker.io"
 _LARGEST_FILE: Final = 1 << 20
@@ -174,16 +175,12 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def proxy(scheme: str, host: str) -> str | None:
-    """The proxy that the environment names for a host, as curl and Go read it; never one for this machine itself."""
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - with the HTTP client, not at start
+def proxy(scheme: str, host: str, port: int) -> str | None:
+    """The proxy that the environment names for a server; never one for this machine itself.
 
-    if is_loopback(host):
-        return None
-    proxies = getproxies()
-    if proxy_bypass(host):
-        return None
-    return proxies.get(scheme) or proxies.get("all")
+    Raises FailedPrecondition where what it names is no proxy.
+    """
+    return None if is_loopback(host) else proxies.choose(scheme, host, port, os.environ)
 
 
 def architecture() -> tuple[str, str]:

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import os
 import time
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +22,7 @@ from ocishim.images import whiteouts
 from ocishim.images.limits import Limits
 from ocishim.images.partial import Partials
 from ocishim.images.rootfs import LayerStack
+from ocishim.images.turns import Turns
 from ocishim.linux import files
 from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import reference
@@ -30,7 +30,8 @@ from ocishim.spec.image import ImageConfig, parse
 from ocishim.spec.reference import DEFAULT_DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -87,12 +88,6 @@ class LayerRecord(BaseModel):
     """Whether it hides all of the layers below it."""
 
 
-class _Turn:
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.waiting = 0
-
-
 class ImageStore:
     """All images and layers below one directory. Everything it says comes from memory."""
 
@@ -110,7 +105,7 @@ class ImageStore:
         self._kept_until: dict[str, float] = {}
         self._doomed: set[str] = set()
         """Layers to remove where nothing uses them, among them those whose removal has failed once."""
-        self._unpacking: dict[str, _Turn] = {}
+        self._turns = Turns()
         self._lock = asyncio.Lock()
 
     async def open(self) -> None:
@@ -254,18 +249,9 @@ class ImageStore:
                 self._forget(record)
             await self._drop_unused(record.diff_ids if record else ())
 
-    @asynccontextmanager
-    async def unpacking(self, diff_id: str) -> AsyncIterator[None]:
+    def unpacking(self, diff_id: str) -> AbstractAsyncContextManager[None]:
         """One at a time for each layer: who comes second finds it there, or tries itself."""
-        turn = self._unpacking.setdefault(diff_id, _Turn())
-        turn.waiting += 1
-        try:
-            async with turn.lock:
-                yield
-        finally:
-            turn.waiting -= 1
-            if not turn.waiting:
-                del self._unpacking[diff_id]
+        return self._turns.take(diff_id)
 
     def has_layer(self, diff_id: str) -> bool:
         """Whether the layer is unpacked."""
@@ -319,17 +305,26 @@ class ImageStore:
             await self._drop_unused(list(self._layers))
 
     async def _drop_unused(self, diff_ids: Iterable[str]) -> None:
-        self._doomed |= {*diff_ids, *self._overdue()}
+        """Raises OSError where one of these stays; who asked for others, which stayed before, has been told."""
+        asked = set(diff_ids)
+        failure: OSError | None = None
+        self._doomed |= asked | self._overdue()
         for diff_id in sorted(self._doomed):
             # Looked at for each anew: a pull may have come to want it while another was being removed.
             if diff_id not in self._used() and (layer := self._layers.pop(diff_id, None)) is not None:
                 try:
                     await asyncio.to_thread(self._remove_layer, _hex(diff_id))
-                except OSError:
-                    if os.path.isdir(self.layer_directory(diff_id)):  # noqa: ASYNC240 - one stat, after a failure
+                except OSError as error:
+                    log.warning(
+                        "layer %s cannot be removed: %s: it is tried again with the next removal", diff_id, error
+                    )
+                    failure = failure or (error if diff_id in asked else None)
+                    if os.path.isdir(self.layer_directory(diff_id)):  # noqa: ASYNC240 - one stat
                         self._layers[diff_id] = layer
-                    raise
+                    continue
             self._doomed.discard(diff_id)
+        if failure is not None:
+            raise failure
 
     def _used(self) -> set[str]:
         used = {diff_id for image in self._images.values() for diff_id in image.diff_ids}

@@ -17,7 +17,15 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from ocishim import __version__
-from ocishim.errors import DeadlineExceeded, InvalidArgument, NotFound, PermissionDenied, Unauthenticated, Unavailable
+from ocishim.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
 from ocishim.images import hosts
 
 if TYPE_CHECKING:
@@ -126,7 +134,8 @@ class Transport:
             sent["Authorization"] = authorization
         context = via.tls if url.host == URL(via.url).host else via.trust
         timeout = via.host.dial_timeout if itself and via.host.dial_timeout else _CONNECT_TIMEOUT
-        with self._translated(url):
+        proxy = _proxy(url)
+        with self._translated(url, proxy):
             async with asyncio.timeout(self._progress_timeout):
                 response = await self._open_session().request(
                     method,
@@ -134,7 +143,7 @@ class Transport:
                     headers=sent,
                     data=form,
                     allow_redirects=False,
-                    proxy=hosts.proxy(url.scheme, url.host or ""),
+                    proxy=proxy,
                     ssl=True if context is None else context,
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeout),
                 )
@@ -194,14 +203,18 @@ class Transport:
         return text[:_LONGEST_QUOTE] or response.reason or ""
 
     @contextmanager
-    def _translated(self, url: URL) -> Iterator[None]:
-        where = f"RegistryUnavailable: {_shown(url)}"
+    def _translated(self, url: URL, proxy: URL | None = None) -> Iterator[None]:
+        # Its user and password are nobody's business.
+        by = f" through the proxy {proxy.origin()}" if proxy else ""
+        where = f"RegistryUnavailable: {_shown(url)}{by}"
         try:
             yield
         except aiohttp.ServerTimeoutError as error:
             raise Transient(f"{where}: no connection within the time for it") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"{_shown(url)}: nothing came for {self._progress_timeout:g} s") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise Unavailable(f"{where}: it answers {error.status} {error.message[:_LONGEST_QUOTE]}") from error
         except aiohttp.ClientSSLError as error:
             raise Unavailable(f"{where}: TLS: {error}") from error
         except aiohttp.ClientConnectorError as error:
@@ -224,6 +237,19 @@ def check_url(url: URL, come_from: URL | None, via: Endpoint) -> URL:
     if not host or url.user is not None or not (url.scheme == "https" or plain):
         raise Unavailable(f"RegistryUnavailable: the registry sends us to {_shown(url)}, which is not https")
     return url
+
+
+def _proxy(url: URL) -> URL | None:
+    """Raises FailedPrecondition where the environment names one that is no use."""
+    named = hosts.proxy(url.scheme, url.host or "", url.port or 0)
+    if named is None:
+        return None
+    try:
+        proxy = URL(named)
+        proxy.origin()
+    except ValueError as error:
+        raise FailedPrecondition(f"the environment's proxy for {_shown(url)} is no URL of a server") from error
+    return proxy
 
 
 def _join(base: URL, location: str) -> URL:

@@ -151,27 +151,44 @@ async def _joined(tunnel: Tunnel, data: RemoteStream, ending: asyncio.Future[str
         downward = group.create_task(_downward(tunnel, data), name="from the pod")
         try:
             await asyncio.wait((upward, downward, ending), return_when=asyncio.FIRST_COMPLETED)
-            if upward.done() and not upward.result():
+            if upward.done() and not upward.result().abandoned:
                 await asyncio.wait((downward, ending), return_when=asyncio.FIRST_COMPLETED)
         finally:
             upward.cancel()
             downward.cancel()
     if ending.done():
         return ending.result()
-    return downward.result() if downward.done() and not downward.cancelled() else ""
+    if not downward.done() or downward.cancelled():
+        return ""
+    # The kernel tells of a reset once, to whichever direction comes first: the other sees a proper end.
+    return downward.result() or ("" if upward.cancelled() else upward.result().broken)
 
 
-async def _upward(tunnel: Tunnel, data: RemoteStream) -> bool:
-    """Whether the client has abandoned the connection."""
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How the direction to the pod ended."""
+
+    abandoned: bool = False
+    """By the client, and with it the whole connection."""
+    broken: str = ""
+    """By the pod's side, in words."""
+
+
+async def _upward(tunnel: Tunnel, data: RemoteStream) -> _End:
     try:
         while chunk := await data.read():
             await tunnel.write(chunk)
         tunnel.end()
     except StreamGone:
-        return True
-    except OSError:
-        data.ignore()  # the pod's side tells by its own end
-    return False
+        return _End(abandoned=True)
+    except OSError as error:
+        data.ignore()
+        return _End(broken=_words(error))
+    return _End()
+
+
+def _words(error: OSError) -> str:
+    return f"the connection inside the pod broke: {error.strerror or error}"
 
 
 async def _downward(tunnel: Tunnel, data: RemoteStream) -> str:
@@ -180,7 +197,7 @@ async def _downward(tunnel: Tunnel, data: RemoteStream) -> str:
         try:
             chunk = await tunnel.read()
         except OSError as error:
-            return f"the connection inside the pod broke: {error.strerror or error}"
+            return _words(error)
         if not chunk:
             return ""
         try:

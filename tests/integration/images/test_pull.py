@@ -8,6 +8,9 @@ import gzip
 import json
 import os
 import shutil
+import threading
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -332,6 +335,22 @@ async def test_layers_and_diff_ids_must_match_in_number(registry: FakeRegistry, 
         await puller.pull(registry.add("a", made), None)
 
 
+async def test_the_time_that_a_busy_registry_names_is_waited_for(registry: FakeRegistry, puller: Puller) -> None:
+    made = image(ONE)
+    name = registry.add("a", made)
+    again = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+
+    async def misbehave(request: web.Request) -> web.StreamResponse | None:
+        if len(registry.requests) == 1:
+            return web.Response(status=429, headers={"Retry-After": format_datetime(again, usegmt=True)})
+        if len(registry.requests) == 2:
+            assert datetime.now(UTC) >= again
+        return None
+
+    registry.misbehave = misbehave
+    assert (await puller.pull(name, None)).id == made.id
+
+
 async def test_basic_credentials_go_to_the_registry_and_never_where_it_redirects(
     registry: FakeRegistry, puller: Puller
 ) -> None:
@@ -481,6 +500,7 @@ async def test_a_cancelled_pull_leaves_nothing(
     with pytest.raises(asyncio.CancelledError):
         await pulling
     assert_nothing_stays(store)
+    assert not [each for each in threading.enumerate() if each.name in ("inflate-layer", "unpack-layer")]
 
 
 async def test_a_pull_that_waited_for_one_that_failed_tries_itself(registry: FakeRegistry, puller: Puller) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ocishim.images.layout import load
 from ocishim.images.store import ImageStore
+from ocishim.linux import mount
 
 from .making import Image, image, member, tar, write_layout
 
@@ -90,6 +91,23 @@ async def test_layers_of_a_removed_image_stay_while_they_are_held(store: ImageSt
     await store.release("x")
     assert os.listdir(store.layer_paths(record.diff_ids)[0]) == ["one"]
     await store.release("y")
+    assert os.listdir(f"{store.root}/layers") == []
+
+
+async def test_a_layer_that_cannot_be_removed_hinders_no_other_and_is_tried_again(
+    store: ImageStore, take: Loads
+) -> None:
+    stuck, other = await take(image(ONE), "a:1"), await take(image(TWO), "b:1")
+    directory = store.layer_directory(stuck.diff_ids[0])
+    mount.bind(directory, directory)  # rename(2) refuses a mount point
+    with pytest.raises(OSError, match="busy"):
+        await store.remove("a:1")
+    assert store.find("a:1") is None
+    assert store.has_layer(stuck.diff_ids[0])
+    await store.remove("b:1")
+    assert not store.has_layer(other.diff_ids[0])
+    mount.unmount_tree(directory)
+    await store.remove("a:1")
     assert os.listdir(f"{store.root}/layers") == []
 
 

@@ -110,6 +110,18 @@ def test_the_pods_end_of_a_connection_ends_it(node: Node, pods: Pods) -> None:
     assert client.got[data] == b"bye\n"
 
 
+def test_a_connection_that_the_pod_resets_is_told_on_the_error_stream(node: Node, pods: Pods) -> None:
+    sandbox = pods.run()
+    # A socket that is closed with bytes unread is reset.
+    script = "nc -l -p 7004 -e dd bs=1 count=1 of=/dev/null; sleep 100"
+    listening(pods, pods.start(sandbox, "sh", "-c", script), 7004)
+    with forwarding(node, sandbox) as client:
+        error, data = opened(client, 7004)
+        client.send(data, bytes(50_000))
+        client.until(lambda: {error, data} <= client.finished)
+    assert client.got[error].startswith(b"the connection inside the pod broke: ")
+
+
 def test_a_client_that_resets_its_stream_ends_the_connection_in_the_pod(node: Node, pods: Pods) -> None:
     sandbox = pods.run()
     container = pods.start(sandbox, "sh", "-c", "nc -l -p 7003 > /tmp/got; echo over > /tmp/over; sleep 100")
