@@ -5,14 +5,16 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
 from cri_api.v1 import api_pb2 as pb
 
+from sessions.foreign import ForeignNode
 from sessions.terminal import at_terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rpc.node import Pods
+    from rpc.node import Node, Pods
 
     Line = Callable[..., list[str]]
 
@@ -60,7 +62,9 @@ def test_a_terminal_is_joined_left_and_joined_again(line: Line, pods: Pods, sand
         assert terminal.modes_now() == terminal.modes
 
 
-def test_without_stdin_nothing_that_is_typed_reaches_it(line: Line, pods: Pods, sandbox: str) -> None:
+def test_without_stdin_nothing_that_is_typed_reaches_it(node: Node, line: Line, pods: Pods, sandbox: str) -> None:
+    if isinstance(node, ForeignNode):
+        pytest.skip("containerd 1.6 ends an attach that has no input at once")
     script = "(while :; do echo tick; sleep 0.1; done) & read line; echo got $line; wait"
     container = pods.start(sandbox, "sh", "-c", script, stdin=True)
     done = subprocess.Popen(
