@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition, InvalidArgument, OcishimError
+from ocishim.lifecycle.container_mounts import shift_of
 from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import files
@@ -218,13 +219,16 @@ def _gather(node: Node, container: Container, directory: str, skip: Sequence[str
     from ocishim.images.changes import gather  # noqa: PLC0415 - brings libarchive
 
     metadata = container.metadata
+    layers, shift = node.images.stack(metadata.diff_ids), shift_of(node, node.sandbox(metadata.sandbox_id))
+    kind = node.rootfs.kind_for(layers, shift)
     deleted = gather(
         node.layout.container(metadata.id).upper,
-        node.images.stack(metadata.diff_ids).paths,
+        layers.paths,
         f"{directory}/{spec.ROOTFS}",
         skip=skip,
-        whole=node.rootfs.kind == "copy",
-        markers=node.rootfs.kind == "fuse-overlayfs",
+        whole=kind == "copy",
+        markers=kind == "fuse-overlayfs",
+        mappings=shift.mappings if shift else None,
     )
     _put(directory, spec.DELETED, json.dumps(deleted).encode())
 

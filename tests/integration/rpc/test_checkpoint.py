@@ -19,7 +19,7 @@ from cri_api.v1 import api_pb2 as pb
 
 from ocishim.api.runtime import v1
 from ocishim.linux import mount
-from rpc import fake_criu, layouts
+from rpc import fake_criu, layouts, mapped
 from rpc.node import refusal
 
 if TYPE_CHECKING:
@@ -509,3 +509,33 @@ def test_a_pod_of_which_one_container_refuses_leaves_no_checkpoint_at_all(site: 
         )
         code, words = refusal(lambda each: site.call("CheckpointPod", each, v1.CheckpointPodResponse), request)
         assert (code, next(iter(options)) in words) == (INVALID, True)
+
+
+def test_files_belong_to_the_same_users_in_a_pod_with_other_ids(site: Site) -> None:
+    def mapped_pod(host: int) -> str:
+        context = pb.LinuxSandboxSecurityContext(namespace_options=mapped.options(host))
+        config = site.pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context))
+        return site.pods.run(config, handler="criu")
+
+    container_id = site.writer(mapped_pod(mapped.FIRST), name="writer")
+    mapped.said(site.pods, container_id, "sh", "-c", "echo x > /root/owned; chown 1000:50 /root/owned")
+    archive = site.checkpoint(container_id)
+    for sandbox_id in (mapped_pod(mapped.SECOND), site.pods.run(handler="criu")):
+        again = site.restore(sandbox_id, str(archive))
+        owners = mapped.said(site.pods, again, "stat", "-c", "%u:%g", "/root/new", "/root/owned").split()
+        assert owners == ["0:0", "1000:50"]
+        assert site.pods.exec(again, "ls", "/etc/notexecutable").exit_code != 0
+
+
+def test_a_container_is_supervised_whatever_becomes_of_a_checkpoints_remains(site: Site) -> None:
+    container_id = site.pods.sleeper(site.pods.run(handler="criu"))
+    stuck = site.node.root / "containers" / container_id / "checkpoint/stuck"
+    stuck.mkdir(parents=True)
+    mount.mount("stuck", str(stuck), "tmpfs")
+    try:
+        site.node.restart(signal.SIGKILL)
+        site.node.runtime.StopContainer(pb.StopContainerRequest(container_id=container_id, timeout=5), timeout=30)
+        assert site.pods.status(container_id).state == pb.CONTAINER_EXITED
+    finally:
+        mount.unmount_all(str(stuck))
+        site.node.restart()
