@@ -171,7 +171,10 @@ async def undo(node: Node, container: Container) -> None:
 async def _dump(node: Node, container: Container, directory: str, within: float) -> None:
     runtime = node.runtime_of(container)
     with step("write what container it is"):
-        skip = await asyncio.to_thread(_write_documents, node, container, directory)
+        try:
+            skip = await asyncio.to_thread(_write_documents, node, container, directory)
+        except FailedPrecondition as error:
+            raise _refusal(container, error) from error
     with step(f"checkpoint by {runtime.name}"):
         try:
             await runtime.checkpoint(container.id, images=f"{directory}/{spec.IMAGES}", work=directory, within=within)
@@ -206,7 +209,12 @@ def _write_documents(node: Node, container: Container, directory: str) -> list[s
 
 
 def _bind_mount(source: str, destination: str) -> spec.BindMount:
-    mode = os.stat(source).st_mode
+    try:
+        mode = os.stat(source).st_mode
+    except OSError as error:
+        raise FailedPrecondition(
+            f"what is mounted at {destination} cannot be looked at: {source}: {error.strerror}"
+        ) from error
     kind = "directory" if os.path.isdir(source) else "file"
     return spec.BindMount(source=source, destination=destination, file_type=kind, permissions=mode & 0o777)
 

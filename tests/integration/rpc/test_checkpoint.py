@@ -194,6 +194,20 @@ def test_a_refusal_leaves_the_container_running_and_nothing_behind(site: Site) -
     assert not list(site.archives.iterdir())
 
 
+def test_a_mount_whose_source_is_gone_is_named_and_the_container_goes_on(site: Site) -> None:
+    host = site.archives / "host"
+    host.mkdir()
+    mounts = [pb.Mount(container_path="/data", host_path=str(host))]
+    container_id = site.pods.sleeper(site.pods.run(handler="criu"), mounts=mounts)
+    host.rmdir()
+    request = pb.CheckpointContainerRequest(container_id=container_id, location=str(site.archives / "a.tar"))
+    code, words = refusal(site.node.runtime.CheckpointContainer, request)
+    assert code == FAILED
+    assert str(host) in words
+    assert site.pods.exec(container_id, "echo", "alive").stdout == b"alive\n"
+    assert not list(site.archives.iterdir())
+
+
 def test_a_checkpoint_past_its_time_is_given_up(site: Site) -> None:
     container_id = site.pods.sleeper(site.pods.run(handler="criu"))
     site.flag("slow").touch()
