@@ -223,12 +223,13 @@ def test_a_server_killed_in_the_middle_leaves_no_paused_container(site: Site) ->
     container_id = site.pods.sleeper(site.pods.run(handler="criu"))
     site.flag("slow").touch()
     request = pb.CheckpointContainerRequest(container_id=container_id, location=str(site.archives / "a.tar"))
-    site.node.runtime.CheckpointContainer.future(request)
+    call = site.node.runtime.CheckpointContainer.future(request)  # held: one that nobody holds is cancelled
     deadline = time.monotonic() + 10
     while not site.calls():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     site.node.restart(signal.SIGKILL)
+    assert call.code() is not grpc.StatusCode.OK
     assert site.pods.exec(container_id, "echo", "alive", timeout=10).stdout == b"alive\n"
     assert not list(site.archives.iterdir())
 
