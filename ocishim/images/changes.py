@@ -24,6 +24,8 @@ from ocishim.spec import checkpoint as spec
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from ocishim.translate.userns import IdMappings
+
 _OPAQUE_XATTRS: Final = (whiteouts.OPAQUE_XATTR, "user.overlay.opaque", "user.fuseoverlayfs.opaque")
 _KEPT_XATTRS: Final = ("user.", "security.capability")
 _OVERLAYS_OWN: Final = ("user.overlay.", "user.fuseoverlayfs.")
@@ -40,22 +42,34 @@ _BLOCK: Final = 256 << 10
 
 
 def gather(
-    upper: str, lowers: Sequence[str], tar: str, *, skip: Collection[str], whole: bool = False, markers: bool = False
+    upper: str,
+    lowers: Sequence[str],
+    tar: str,
+    *,
+    skip: Collection[str],
+    whole: bool = False,
+    markers: bool = False,
+    mappings: IdMappings | None = None,
 ) -> list[str]:
     """Write all that the writable layer holds into a new tar; returns what it hides of the layers below.
 
     `skip` are paths that mounts cover. `whole` is for a root filesystem that is a copy: the layer is all of it.
-    With `markers`, files may say what is hidden (see whiteouts.py).
+    With `markers`, files may say what is hidden (see whiteouts.py). `mappings` are those of the user namespace that
+    the files' owners are of: in the tar they are as the container sees them.
     """
-    gathered = _Gathered(upper, lowers, frozenset(path.strip("/") for path in skip), markers=markers)
+    inside = mappings.inverse() if mappings else None
+    gathered = _Gathered(upper, lowers, frozenset(path.strip("/") for path in skip), markers=markers, inside=inside)
     with tarfile.open(tar, "x", format=tarfile.PAX_FORMAT) as archive:
         gathered.add(archive, "", opaque=whole)
     return gathered.deleted
 
 
 class _Gathered:
-    def __init__(self, upper: str, lowers: Sequence[str], skip: frozenset[str], *, markers: bool) -> None:
+    def __init__(
+        self, upper: str, lowers: Sequence[str], skip: frozenset[str], *, markers: bool, inside: IdMappings | None
+    ) -> None:
         self._markers = markers
+        self._inside = inside
         self._upper = upper
         self._lowers = lowers
         self._skip = skip
@@ -90,6 +104,8 @@ class _Gathered:
             return  # its process makes it anew
         info = archive.gettarinfo(entry.path, path)
         info.pax_headers = dict(_xattrs(entry.path))
+        if self._inside is not None:
+            info.uid, info.gid = self._inside.uid(info.uid), self._inside.gid(info.gid)
         if info.isreg():
             with open(entry.path, "rb") as file:
                 archive.addfile(info, file)
@@ -130,8 +146,8 @@ def _xattrs(path: str) -> Iterator[tuple[str, str]]:
             yield f"SCHILY.xattr.{name}", os.fsdecode(os.getxattr(path, name, follow_symlinks=False))
 
 
-def lay_over(root: str, tar: str | None, deleted: Iterable[str], what: str) -> None:
-    """Extract the tar over the tree at root, then remove what is deleted there.
+def lay_over(root: str, tar: str | None, deleted: Iterable[str], what: str, mappings: IdMappings | None = None) -> None:
+    """Extract the tar over the tree at root, then remove what is deleted there; `mappings` as in gather.
 
     Call it in a thread of its own, whose root this changes for good. Raises InvalidArgument that names `what` for a
     tar that is broken or leads out, OSError for what this host cannot do.
@@ -143,7 +159,7 @@ def lay_over(root: str, tar: str | None, deleted: Iterable[str], what: str) -> N
         os.chdir("/")
         os.umask(0o022)
         if source is not None:
-            _extract(source, what)
+            _extract(source, what, mappings)
     finally:
         if source is not None:
             os.close(source)
@@ -152,7 +168,7 @@ def lay_over(root: str, tar: str | None, deleted: Iterable[str], what: str) -> N
             files.remove_tree(path)
 
 
-def _extract(source: int, what: str) -> None:
+def _extract(source: int, what: str, mappings: IdMappings | None) -> None:
     try:
         with (
             read.fd_reader(source, format_name="tar", block_size=_BLOCK) as archive,
@@ -164,6 +180,9 @@ def _extract(source: int, what: str) -> None:
                 ffi.entry_copy_pathname(pointer, os.fsencode(name or "."))
                 if link := ffi.entry_hardlink(pointer):
                     ffi.entry_copy_link(pointer, os.fsencode(spec.inside(os.fsdecode(link), what)))
+                if mappings is not None:
+                    ffi.entry_set_uid(pointer, mappings.uid(ffi.entry_uid(pointer)))
+                    ffi.entry_set_gid(pointer, mappings.gid(ffi.entry_gid(pointer)))
                 ffi.write_header(disk, pointer)
                 for block in entry.get_blocks(_BLOCK):
                     ffi.write_data(disk, block, len(block))

@@ -63,7 +63,7 @@ class RootFilesystems:
 
         Raises OperationFailed, FailedPrecondition, or ResourceExhausted where a copy does not fit.
         """
-        kind = self._kind_for(stack, shift)
+        kind = self.kind_for(stack, shift)
         if kind == "fuse-overlayfs":
             await self._mount_fuse(stack, [f"upperdir={upper}", f"workdir={work}"], target)
         elif kind == "overlay":
@@ -80,7 +80,7 @@ class RootFilesystems:
 
     async def mount_readonly(self, stack: LayerStack, *, scratch: str, target: str, shift: Shift | None = None) -> None:
         """Mount layers without a writable one; scratch is an empty directory on the store's filesystem."""
-        kind = self._kind_for(stack, shift)
+        kind = self.kind_for(stack, shift)
         if kind == "fuse-overlayfs":
             await self._mount_fuse(stack, [], target)
         elif kind == "overlay":
@@ -94,7 +94,8 @@ class RootFilesystems:
         else:
             await asyncio.to_thread(_copy, stack, scratch, target, shift)
 
-    def _kind_for(self, stack: LayerStack, shift: Shift | None) -> Kind:
+    def kind_for(self, stack: LayerStack, shift: Shift | None) -> Kind:
+        """How a root filesystem of these layers is made."""
         if shift and (self.kind != "overlay" or self.shifts_by_copy):
             return "copy"
         # Layers of a time when the store lay elsewhere: overlayfs would show their marker files.

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import FailedPrecondition, InvalidArgument, OcishimError
+from ocishim.lifecycle.container_mounts import shift_of
 from ocishim.lifecycle.container_stop import stop_container
 from ocishim.lifecycle.jobs import step
 from ocishim.linux import files
@@ -170,7 +171,10 @@ async def undo(node: Node, container: Container) -> None:
 async def _dump(node: Node, container: Container, directory: str, within: float) -> None:
     runtime = node.runtime_of(container)
     with step("write what container it is"):
-        skip = await asyncio.to_thread(_write_documents, node, container, directory)
+        try:
+            skip = await asyncio.to_thread(_write_documents, node, container, directory)
+        except FailedPrecondition as error:
+            raise _refusal(container, error) from error
     with step(f"checkpoint by {runtime.name}"):
         try:
             await runtime.checkpoint(container.id, images=f"{directory}/{spec.IMAGES}", work=directory, within=within)
@@ -205,7 +209,12 @@ def _write_documents(node: Node, container: Container, directory: str) -> list[s
 
 
 def _bind_mount(source: str, destination: str) -> spec.BindMount:
-    mode = os.stat(source).st_mode
+    try:
+        mode = os.stat(source).st_mode
+    except OSError as error:
+        raise FailedPrecondition(
+            f"what is mounted at {destination} cannot be looked at: {source}: {error.strerror}"
+        ) from error
     kind = "directory" if os.path.isdir(source) else "file"
     return spec.BindMount(source=source, destination=destination, file_type=kind, permissions=mode & 0o777)
 
@@ -218,13 +227,16 @@ def _gather(node: Node, container: Container, directory: str, skip: Sequence[str
     from ocishim.images.changes import gather  # noqa: PLC0415 - brings libarchive
 
     metadata = container.metadata
+    layers, shift = node.images.stack(metadata.diff_ids), shift_of(node, node.sandbox(metadata.sandbox_id))
+    kind = node.rootfs.kind_for(layers, shift)
     deleted = gather(
         node.layout.container(metadata.id).upper,
-        node.images.stack(metadata.diff_ids).paths,
+        layers.paths,
         f"{directory}/{spec.ROOTFS}",
         skip=skip,
-        whole=node.rootfs.kind == "copy",
-        markers=node.rootfs.kind == "fuse-overlayfs",
+        whole=kind == "copy",
+        markers=kind == "fuse-overlayfs",
+        mappings=shift.mappings if shift else None,
     )
     _put(directory, spec.DELETED, json.dumps(deleted).encode())
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ocishim.images.store import ImageRecord
     from ocishim.lifecycle.node import Node
     from ocishim.lifecycle.sandbox import Sandbox
+    from ocishim.spec.runtime import RuntimeSpec
 
 _PASSWD_LIMIT: Final = 16 << 20
 
@@ -87,11 +88,13 @@ async def _create(node: Node, sandbox: Sandbox, config: v1.ContainerConfig) -> C
                 await mount_all(node, container, shift_of(node, sandbox))
             if checkpoint is not None:
                 with step("lay out the checkpoint"):
-                    await checkpoint.lay_out(node, container)
+                    await checkpoint.lay_out(node, container, userns.of_pod(sandbox.config))
             with step("make the bundle"):
-                user = await asyncio.to_thread(_make, node, sandbox, container, image, inside)
+                made = await asyncio.to_thread(_make, node, sandbox, container, image, inside)
+            if checkpoint is not None:
+                checkpoint.check_mounts(made)
             with step("record that it is created"):
-                await container.update(ContainerStatus(created_at=metadata.created_at, user=user))
+                await container.update(ContainerStatus(created_at=metadata.created_at, user=_user(made)))
             node.containers.add(container)
         except BaseException:
             await release_container(node, container)
@@ -142,7 +145,7 @@ def image_facts(image: ImageRecord) -> ImageFacts:
 
 def _make(
     node: Node, sandbox: Sandbox, container: Container, image: ImageRecord, config: v1.ContainerConfig
-) -> ResolvedUser:
+) -> RuntimeSpec:
     """Everything else that touches the disk, in one thread: some ten system calls and two small files."""
     metadata = container.metadata
     paths = node.layout.container(metadata.id)
@@ -178,6 +181,10 @@ def _make(
     files.write_atomic(paths.spec, made.to_json(), durable=False)
     if metadata.log_path:
         os.makedirs(os.path.dirname(metadata.log_path), 0o755, exist_ok=True)
+    return made
+
+
+def _user(made: RuntimeSpec) -> ResolvedUser:
     user = made.process.user
     return ResolvedUser(uid=user.uid, gid=user.gid, additional_gids=tuple(user.additional_gids or ()))
 

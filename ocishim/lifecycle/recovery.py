@@ -107,8 +107,11 @@ async def _recover_container(node: Node, loaded: Loaded[ContainerMetadata, Conta
             node.meter.finding("container-changed")
             await container.update(status)
         node.containers.add(container)
-        await undo(node, container)
-        await _act(node, container, action)
+        try:
+            await undo(node, container)
+        finally:
+            # Whatever becomes of a checkpoint's remains, the container is supervised.
+            await _act(node, container, action)
     except (OcishimError, OSError) as error:
         log.error("%s: %s", container.title, error)  # noqa: TRY400 - no bug
         if node.containers.named(container.name_key) is None:

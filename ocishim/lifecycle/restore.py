@@ -20,7 +20,7 @@ from ocishim.linux import files
 from ocishim.linux.namespace import in_fresh_thread
 from ocishim.linux.uncancelled import to_the_end
 from ocishim.spec import checkpoint as spec
-from ocishim.translate.restore import restored_config
+from ocishim.translate.restore import check_mounts, restored_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ocishim.images.store import ImageRecord
     from ocishim.lifecycle.container import Container
     from ocishim.lifecycle.node import Node
+    from ocishim.spec.runtime import RuntimeSpec
+    from ocishim.translate.userns import IdMappings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,12 +51,16 @@ class Checkpoint:
         """The request with the checkpoint's process. Raises FailedPrecondition where they do not fit."""
         return restored_config(asked, self.dumps, self.what)
 
-    async def lay_out(self, node: Node, container: Container) -> None:
+    def check_mounts(self, made: RuntimeSpec) -> None:
+        """Raises FailedPrecondition where the container lacks a mount that the checkpoint's processes expect."""
+        check_mounts(made.mounts, self.dumps, self.what)
+
+    async def lay_out(self, node: Node, container: Container, mappings: IdMappings | None) -> None:
         """Bring the checkpoint's files into the container's directory, and its changes into the mounted root."""
         paths = node.layout.container(container.metadata.id)
         keep_free = node.settings.images.keep_free
         await to_the_end(asyncio.to_thread(self._unpack, paths.restore, keep_free))
-        await in_fresh_thread(functools.partial(self._change, paths.restore, paths.rootfs), "lay-over")
+        await in_fresh_thread(functools.partial(self._change, paths.restore, paths.rootfs, mappings), "lay-over")
 
     def _unpack(self, directory: str, keep_free: int) -> None:
         from ocishim.images import checkpoint  # noqa: PLC0415 - brings libarchive
@@ -67,12 +73,12 @@ class Checkpoint:
         if not os.path.isdir(f"{directory}/{spec.IMAGES}"):
             raise InvalidArgument(f"{self.what} has no {spec.IMAGES}/: its processes are not in it")
 
-    def _change(self, directory: str, rootfs: str) -> None:
+    def _change(self, directory: str, rootfs: str, mappings: IdMappings | None) -> None:
         from ocishim.images import changes, checkpoint  # noqa: PLC0415 - as above
 
         tar = f"{directory}/{spec.ROOTFS}"
         gone = checkpoint.deleted(directory, self.what)
-        changes.lay_over(rootfs, tar if os.path.lexists(tar) else None, gone, self.what)
+        changes.lay_over(rootfs, tar if os.path.lexists(tar) else None, gone, self.what, mappings)
 
 
 async def checkpoint_of(node: Node, name: str) -> Checkpoint | None:

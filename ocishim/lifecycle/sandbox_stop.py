@@ -45,9 +45,12 @@ async def remove_sandbox(node: Node, sandbox: Sandbox) -> None:
 
 
 async def _remove(node: Node, sandbox: Sandbox) -> None:
-    if not sandbox.status.stopped_at or node.containers_of(sandbox.id):
+    if not sandbox.status.stopped_at:
         await stop_sandbox(node, sandbox)
-        await _each(remove_container(node, container) for container in node.containers_of(sandbox.id))
+    # A pod that ended with its pause process may still have containers in the making, and running ones.
+    sandbox.stopping = True
+    await sandbox.makings.none_left()
+    await _each(remove_container(node, container) for container in node.containers_of(sandbox.id))
     async with sandbox.lock:
         # Again: it finishes what a stop could not, and costs nothing where nothing is left.
         await release_sandbox(node, sandbox)

@@ -9,7 +9,7 @@ from ocishim.errors import FailedPrecondition
 from ocishim.spec import runtime as spec
 from ocishim.spec.cdi import ContainerEdits, split_device
 from ocishim.translate import fields
-from ocishim.translate.mounts import in_order
+from ocishim.translate.mounts import device_bind, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -162,7 +162,12 @@ def _device(result: spec.RuntimeSpec, node: DeviceNode, host: Mapping[str, Devic
         gid=node.gid if node.gid is not None else user.gid,
     )
     linux = result.linux
-    linux.devices = [*(each for each in linux.devices if each.path != node.path), device]
+    linux.devices = [each for each in linux.devices if each.path != node.path]
+    if linux.uid_mappings and found and path != node.path:
+        result.mounts = [each for each in result.mounts if each.destination != node.path]
+        result.mounts.append(device_bind(path, node.path))
+    else:
+        linux.devices.append(device)
     if kind in _NODE_TYPES:
         access = node.permissions or "rwm"
         rule = spec.DeviceRule(allow=True, type="b" if kind == "b" else "c", major=major, minor=minor, access=access)

@@ -26,6 +26,8 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
     limits.devices = security.device_rules(
         inputs.devices, privileged=context.privileged and not inputs.without_host_devices
     )
+    bound = mounts.renamed(inputs)
+    nodes = [each for each in inputs.devices if each not in bound]
     label = security.selinux_label(context, inputs.host)
     made = spec.RuntimeSpec(
         process=_process(inputs, label),
@@ -36,7 +38,7 @@ def container_spec(inputs: ContainerInputs) -> spec.RuntimeSpec:
             cgroups_path=inputs.cgroup,
             namespaces=_namespaces(inputs),
             resources=limits,
-            devices=security.device_nodes(inputs.devices, inputs.host_devices, privileged=context.privileged),
+            devices=security.device_nodes(nodes, inputs.host_devices, privileged=context.privileged),
             masked_paths=[] if context.privileged else list(context.masked_paths),
             readonly_paths=[] if context.privileged else list(context.readonly_paths),
             rootfs_propagation=mounts.rootfs_propagation(config),

@@ -12,7 +12,7 @@ from ocishim.translate.userns import outside
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ocishim.translate.facts import ContainerInputs, MountSource
+    from ocishim.translate.facts import ContainerInputs, GrantedDevice, MountSource
 
 _PROPAGATION: Final = {
     v1.MountPropagation.PROPAGATION_PRIVATE: "rprivate",
@@ -39,8 +39,24 @@ def mounts(inputs: ContainerInputs) -> list[Mount]:
     for extra in inputs.defaults.mounts:
         place = posixpath.normpath(extra.destination)
         table[place] = Mount(destination=place, type="bind", source=extra.source, options=list(extra.options))
+    table |= {each.container_path: device_bind(each.device.path, each.container_path) for each in renamed(inputs)}
     table |= {mount.destination: mount for mount in asked}
     return in_order(table.values())
+
+
+def renamed(inputs: ContainerInputs) -> list[GrantedDevice]:
+    """Devices of a pod with a user namespace that the container has under another name than the host.
+
+    No node can be made there, and runtimes bind what the host has under the container's name.
+    """
+    if inputs.sandbox.mappings is None:
+        return []
+    return [each for each in inputs.devices if each.container_path != each.device.path]
+
+
+def device_bind(source: str, destination: str) -> Mount:
+    """A device of the host's under another name, without making a node."""
+    return _bind(destination, source, ["rw", "nosuid", "noexec"])
 
 
 def in_order(made: Iterable[Mount]) -> list[Mount]:

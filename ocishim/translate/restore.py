@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ocishim.model import ContainerMetadata, SandboxMetadata
     from ocishim.spec.checkpoint import ConfigDump, Dumps
-    from ocishim.spec.runtime import RuntimeSpec
+    from ocishim.spec.runtime import Mount, RuntimeSpec
 
 _OURS: Final = frozenset(
     {
@@ -82,8 +82,7 @@ def foreign_mounts(mounts: Iterable[tuple[str, str, str]]) -> list[tuple[str, st
 def restored_config(config: v1.ContainerConfig, dumps: Dumps, what: str) -> v1.ContainerConfig:
     """The request with what it left open filled from the checkpoint.
 
-    Raises FailedPrecondition where the two do not fit: the processes expect each mount and a terminal as they were.
-    An archive cannot bring mounts of its own, which would open the host's files to whoever wrote it.
+    Raises FailedPrecondition where the two do not fit: the processes expect a terminal as it was.
     """
     process = dumps.spec.process
     if not process.args:
@@ -91,11 +90,6 @@ def restored_config(config: v1.ContainerConfig, dumps: Dumps, what: str) -> v1.C
     if process.terminal != config.tty:
         has = "has a terminal" if process.terminal else "has no terminal"
         raise FailedPrecondition(f"{what} {has}, and the request's tty is {str(config.tty).lower()}")
-    given = {mount.container_path.rstrip("/") for mount in config.mounts}
-    expected = foreign_mounts((mount.type, mount.source, mount.destination) for mount in dumps.spec.mounts)
-    missing = sorted({target for _, target in expected if target.rstrip("/") not in given})
-    if missing:
-        raise FailedPrecondition(f"{what} needs mounts that the request does not have: {', '.join(missing)}")
     names = {variable.key for variable in config.envs}
     kept = [
         v1.KeyValue(key=name, value=value.encode())
@@ -109,3 +103,16 @@ def restored_config(config: v1.ContainerConfig, dumps: Dumps, what: str) -> v1.C
         working_dir=config.working_dir or process.cwd,
         envs=[*config.envs, *kept],
     )
+
+
+def check_mounts(made: Iterable[Mount], dumps: Dumps, what: str) -> None:
+    """Raises FailedPrecondition where the new container lacks a mount that the checkpoint's processes expect.
+
+    Those that the request, its devices and the operator bring count. An archive cannot bring mounts of its own,
+    which would open the host's files to whoever wrote it.
+    """
+    given = {mount.destination.rstrip("/") for mount in made}
+    expected = foreign_mounts((mount.type, mount.source, mount.destination) for mount in dumps.spec.mounts)
+    missing = sorted({target for _, target in expected if target.rstrip("/") not in given})
+    if missing:
+        raise FailedPrecondition(f"{what} needs mounts that the request does not have: {', '.join(missing)}")

@@ -56,6 +56,15 @@ class IdMappings:
         """The host's id of a group; nobody's for one that is not mapped."""
         return OVERFLOW if (found := outside(self.gids, inside)) is None else found
 
+    def inverse(self) -> IdMappings:
+        """What the host's ids are in the namespace."""
+        return IdMappings(
+            *(
+                tuple(IdRange(each.host, each.container, each.length) for each in ranges)
+                for ranges in (self.uids, self.gids)
+            )
+        )
+
 
 def outside(ranges: Iterable[IdRange], inside: int) -> int | None:
     """The host's id of one of the namespace's; None where it has no such id."""

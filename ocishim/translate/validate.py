@@ -85,6 +85,8 @@ def _namespaces(path: str, options: v1.NamespaceOption, *, pod: bool) -> None:
     if options.pid == v1.NamespaceMode.TARGET and (pod or not options.target_id):
         raise fields.refuse(f"{path}.pid", "TARGET", "is for containers, and needs target_id")
     if pod:
+        if options.target_id:
+            raise fields.refuse(f"{path}.target_id", options.target_id, "is for containers only")
         userns.check_pod(path, options)
 
 

@@ -54,10 +54,17 @@ def test_what_the_request_says_counts() -> None:
 
 
 def test_an_archive_brings_no_mounts_of_its_own() -> None:
+    found = dumps(mounts=MOUNTS)
+    assert restored(found).mounts == []
     with pytest.raises(FailedPrecondition, match=r"mounts that the request does not have: /data$"):
-        restored(dumps(mounts=MOUNTS))
-    config = restored(dumps(mounts=MOUNTS), mounts=[v1.Mount(container_path="/data/", host_path="/elsewhere")])
-    assert [(each.container_path, each.host_path) for each in config.mounts] == [("/data/", "/elsewhere")]
+        restore.check_mounts(
+            [runtime.Mount(destination="/srv", type="bind", source="/x", options=[])], found, "checkpoint x"
+        )
+
+
+def test_a_mount_may_come_from_the_request_or_the_operator() -> None:
+    made = [runtime.Mount(destination="/data", type="bind", source="/elsewhere", options=[])]
+    restore.check_mounts(made, dumps(mounts=MOUNTS), "checkpoint x")
 
 
 @pytest.mark.parametrize(

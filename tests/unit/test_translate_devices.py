@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from ocishim.spec.cdi import CdiSpec, parse_cdi, split_device
 from ocishim.spec.hooks import HookFile, parse_hook
 from ocishim.translate import cdi, hooks
 from ocishim.translate.container import container_spec
-from ocishim.translate.facts import DeviceFacts
+from ocishim.translate.facts import DeviceFacts, GrantedDevice
+from ocishim.translate.userns import IdMappings, IdRange
 
 # Hooks
 
@@ -139,6 +141,28 @@ def test_a_cdi_device_node(node: dict[str, Any], expected: tuple[str, int, int, 
     assert device.path == node["path"]
     assert (device.type, device.major, device.minor, device.file_mode, rule.access) == expected
     assert (rule.allow, rule.type, rule.major, rule.minor) == (True, device.type, device.major, device.minor)
+
+
+def test_a_device_under_another_name_is_bound_where_no_node_can_be_made() -> None:
+    ids = (IdRange(0, 100_000, 65_536),)
+    base = inputs(config())
+    edits = {"deviceNodes": [{"path": "/dev/x", "hostPath": "/dev/kmsg"}, {"path": "/dev/kmsg"}]}
+    document = CdiSpec.model_validate(
+        {"cdiVersion": "1.1.0", "kind": "v.com/d", "devices": [{"name": "d", "containerEdits": edits}]}
+    )
+    made = container_spec(
+        replace(
+            base,
+            sandbox=replace(base.sandbox, mappings=IdMappings(ids, ids)),
+            devices=(GrantedDevice(KMSG, "/opt/y", "r"), GrantedDevice(KMSG, "/dev/kmsg", "r")),
+            cdi=cdi.CdiEdits((document.devices[0].container_edits,), {"/dev/kmsg": KMSG}),
+        )
+    )
+    bound = {each.destination: each.source for each in made.mounts if each.source == "/dev/kmsg"}
+    assert bound == {"/opt/y": "/dev/kmsg", "/dev/x": "/dev/kmsg"}
+    assert [each.path for each in made.linux.devices] == ["/dev/kmsg"]
+    rules = [each.access for each in made.linux.resources.devices if (each.major, each.minor) == (1, 11)]
+    assert rules == ["r", "r", "rwm", "rwm"]
 
 
 @pytest.mark.parametrize(

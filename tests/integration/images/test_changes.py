@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tarfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,7 +29,7 @@ class Tree:
             directory.mkdir(parents=True)
         mount_overlay([str(lower)], upper=str(self.upper), work=str(place / "work"), target=str(self.root))
 
-    def gather(self, tar: Path, **options: bool) -> list[str]:
+    def gather(self, tar: Path, **options: Any) -> list[str]:
         return gather(str(self.upper), [str(self.lower)], str(tar), skip=["/mounted", "proc"], **options)
 
 

@@ -19,7 +19,7 @@ from cri_api.v1 import api_pb2 as pb
 
 from ocishim.api.runtime import v1
 from ocishim.linux import mount
-from rpc import fake_criu, layouts
+from rpc import fake_criu, layouts, mapped
 from rpc.node import refusal
 
 if TYPE_CHECKING:
@@ -194,6 +194,20 @@ def test_a_refusal_leaves_the_container_running_and_nothing_behind(site: Site) -
     assert not list(site.archives.iterdir())
 
 
+def test_a_mount_whose_source_is_gone_is_named_and_the_container_goes_on(site: Site) -> None:
+    host = site.archives / "host"
+    host.mkdir()
+    mounts = [pb.Mount(container_path="/data", host_path=str(host))]
+    container_id = site.pods.sleeper(site.pods.run(handler="criu"), mounts=mounts)
+    host.rmdir()
+    request = pb.CheckpointContainerRequest(container_id=container_id, location=str(site.archives / "a.tar"))
+    code, words = refusal(site.node.runtime.CheckpointContainer, request)
+    assert code == FAILED
+    assert str(host) in words
+    assert site.pods.exec(container_id, "echo", "alive").stdout == b"alive\n"
+    assert not list(site.archives.iterdir())
+
+
 def test_a_checkpoint_past_its_time_is_given_up(site: Site) -> None:
     container_id = site.pods.sleeper(site.pods.run(handler="criu"))
     site.flag("slow").touch()
@@ -209,12 +223,13 @@ def test_a_server_killed_in_the_middle_leaves_no_paused_container(site: Site) ->
     container_id = site.pods.sleeper(site.pods.run(handler="criu"))
     site.flag("slow").touch()
     request = pb.CheckpointContainerRequest(container_id=container_id, location=str(site.archives / "a.tar"))
-    call = site.node.runtime.CheckpointContainer.future(request)
+    call = site.node.runtime.CheckpointContainer.future(request)  # held: one that nobody holds is cancelled
     deadline = time.monotonic() + 10
     while not site.calls():
         assert time.monotonic() < deadline, call
         time.sleep(0.01)
     site.node.restart(signal.SIGKILL)
+    assert call.code() is not grpc.StatusCode.OK
     assert site.pods.exec(container_id, "echo", "alive", timeout=10).stdout == b"alive\n"
     assert not list(site.archives.iterdir())
 
@@ -509,3 +524,33 @@ def test_a_pod_of_which_one_container_refuses_leaves_no_checkpoint_at_all(site: 
         )
         code, words = refusal(lambda each: site.call("CheckpointPod", each, v1.CheckpointPodResponse), request)
         assert (code, next(iter(options)) in words) == (INVALID, True)
+
+
+def test_files_belong_to_the_same_users_in_a_pod_with_other_ids(site: Site) -> None:
+    def mapped_pod(host: int) -> str:
+        context = pb.LinuxSandboxSecurityContext(namespace_options=mapped.options(host))
+        config = site.pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context))
+        return site.pods.run(config, handler="criu")
+
+    container_id = site.writer(mapped_pod(mapped.FIRST), name="writer")
+    mapped.said(site.pods, container_id, "sh", "-c", "echo x > /root/owned; chown 1000:50 /root/owned")
+    archive = site.checkpoint(container_id)
+    for sandbox_id in (mapped_pod(mapped.SECOND), site.pods.run(handler="criu")):
+        again = site.restore(sandbox_id, str(archive))
+        owners = mapped.said(site.pods, again, "stat", "-c", "%u:%g", "/root/new", "/root/owned").split()
+        assert owners == ["0:0", "1000:50"]
+        assert site.pods.exec(again, "ls", "/etc/notexecutable").exit_code != 0
+
+
+def test_a_container_is_supervised_whatever_becomes_of_a_checkpoints_remains(site: Site) -> None:
+    container_id = site.pods.sleeper(site.pods.run(handler="criu"))
+    stuck = site.node.root / "containers" / container_id / "checkpoint/stuck"
+    stuck.mkdir(parents=True)
+    mount.mount("stuck", str(stuck), "tmpfs")
+    try:
+        site.node.restart(signal.SIGKILL)
+        site.node.runtime.StopContainer(pb.StopContainerRequest(container_id=container_id, timeout=5), timeout=30)
+        assert site.pods.status(container_id).state == pb.CONTAINER_EXITED
+    finally:
+        mount.unmount_all(str(stuck))
+        site.node.restart()

@@ -14,6 +14,7 @@ import grpc
 import pytest
 from cri_api.v1 import api_pb2 as pb
 
+from rpc import mapped
 from rpc.node import POD, refusal
 from rpc.own import script, serving
 
@@ -309,6 +310,25 @@ devices:
     assert json.loads(written.read_text())["id"]
     shown = pods.status(pods.create(pod, "true", **fields)).user.linux
     assert 4242 in shown.supplemental_groups
+
+
+def test_a_cdi_device_under_another_name_is_there_in_a_user_namespace(node: Node, pods: Pods) -> None:
+    (node.scratch / "cdi-high/mapped.yaml").write_text(
+        """cdiVersion: "0.7.0"
+kind: vendor.com/mapped
+devices:
+  - name: one
+    containerEdits:
+      additionalGids: [4242]
+      deviceNodes:
+        - {path: /dev/vendor, hostPath: /dev/kmsg, permissions: r}
+        - {path: /dev/full}
+"""
+    )
+    devices = [pb.CDIDevice(name="vendor.com/mapped=one")]
+    script_ = "id -G; stat -c %t:%T /dev/vendor /dev/full; cat /proc/self/uid_map"
+    said = pods.output(mapped.pod(pods), "sh", "-c", script_, CDI_devices=devices).split()
+    assert said == ["0", "4242", "1:b", "1:7", "0", str(mapped.FIRST), str(mapped.LENGTH)]
 
 
 def test_a_cdi_file_of_a_later_directory_wins_and_two_of_one_contradict(node: Node, pods: Pods) -> None:

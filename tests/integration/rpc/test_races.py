@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -222,6 +224,24 @@ def test_a_pods_removal_during_a_creation_leaves_nothing(node: Node, pods: Pods,
     sandbox_id = pods.run()
     create = Call(node.runtime.CreateContainer, creation(sandbox_id, "late", "true"))
     time.sleep(delay)
+    node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+    assert create.done().code in (grpc.StatusCode.OK, PRECONDITION, NOT_FOUND)
+    assert listed(node) == set()
+    assert not node.runtime.ListPodSandbox(pb.ListPodSandboxRequest()).items
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_a_removal_of_a_pod_without_its_pause_process_leaves_nothing_either(
+    node: Node, pods: Pods, delay: float
+) -> None:
+    options = pb.NamespaceOption(pid=pb.POD)
+    context = pb.LinuxSandboxSecurityContext(namespace_options=options)
+    sandbox_id = pods.run(pods.config(linux=pb.LinuxPodSandboxConfig(security_context=context)))
+    pods.sleeper(sandbox_id, name="early")
+    pidfile = node.state / "sandboxes" / sandbox_id / "pause/pidfile"
+    create = Call(node.runtime.CreateContainer, creation(sandbox_id, "late", "true"))
+    time.sleep(delay)
+    os.kill(int(pidfile.read_text()), signal.SIGKILL)
     node.runtime.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
     assert create.done().code in (grpc.StatusCode.OK, PRECONDITION, NOT_FOUND)
     assert listed(node) == set()

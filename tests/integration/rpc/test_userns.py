@@ -331,3 +331,15 @@ def test_a_state_directory_that_only_root_may_enter_is_named(node: Node, pods: P
         node.state.chmod(0o711)
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert f"chmod o+x {node.state}" in words
+
+
+def test_a_device_is_the_hosts_by_any_name(pods: Pods) -> None:
+    devices = [
+        pb.Device(host_path="/dev/null", container_path="/dev/void", permissions="rw"),
+        pb.Device(host_path="/dev/zero", container_path="/opt/zero", permissions="r"),
+        pb.Device(host_path="/dev/full", container_path="/dev/full", permissions="rw"),
+    ]
+    container_id = pods.sleeper(pod(pods), devices=devices)
+    found = said(pods, container_id, "stat", "-c", "%F %t:%T", "/dev/void", "/opt/zero", "/dev/full").splitlines()
+    assert found == [f"character special file {number}" for number in ("1:3", "1:5", "1:7")]
+    said(pods, container_id, "sh", "-c", "echo x > /dev/void; head -c 1 /opt/zero")
