@@ -98,7 +98,12 @@ class Node:
         """Start the server and wait until it answers."""
         with (self.scratch / "server.log").open("ab") as log:
             self.process = subprocess.Popen(self.command(), env=self.environment(), stdout=log, stderr=log)
-        options = [("grpc.max_receive_message_length", LARGEST_ANSWER)]
+        options = [
+            ("grpc.max_receive_message_length", LARGEST_ANSWER),
+            # Of a server that is just starting; by default the pauses between two tries grow to minutes.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+        ]
         self.channel = grpc.insecure_channel(f"unix://{self.socket}", options=options)
         deadline = time.monotonic() + READY_WITHIN
         while True:
