@@ -16,7 +16,7 @@ from ocishim.model import (
     REASON_OOM_KILLED,
     REASON_UNKNOWN,
 )
-from ocishim.runtime import conmon, exits
+from ocishim.runtime import exits
 
 if TYPE_CHECKING:
     from ocishim.lifecycle.container import Container
@@ -35,7 +35,7 @@ async def supervise(node: Node, container: Container) -> None:
     async with container.lock:
         if container.status.has_exited:
             return
-        await _record(node, container, exit_)
+        await _record(container, exit_)
         await _clear_up(node, container)
 
 
@@ -60,14 +60,8 @@ async def _end(node: Node, container: Container) -> Exit | None:
         return exits.read(node.layout.exits, container.id)
 
 
-def _oom_kills(node: Node, container: Container) -> int:
-    """As its cgroup counts them; as conmon saw them where systemd took the cgroup away with its last process."""
-    seen = conmon.saw_oom_kill(node.layout.container(container.metadata.id).bundle)
-    return cgroup.oom_kills(container.metadata.cgroup) or int(seen)
-
-
-async def _record(node: Node, container: Container, exit_: Exit | None) -> None:
-    ooms = await asyncio.to_thread(_oom_kills, node, container)
+async def _record(container: Container, exit_: Exit | None) -> None:
+    ooms = await asyncio.to_thread(cgroup.oom_kills, container.metadata.cgroup)
     code = EXIT_CODE_UNKNOWN if exit_ is None else exit_.code
     finished_at = time.time_ns() if exit_ is None else exit_.at
     status = container.status.model_copy(

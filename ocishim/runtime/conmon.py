@@ -143,11 +143,6 @@ def _kill_background(launcher: process.Process, bundle: str) -> None:
         os.killpg(int(file.read()), signal.SIGKILL)
 
 
-def saw_oom_kill(bundle: str) -> bool:
-    """Whether conmon saw the kernel kill a process of the container for want of memory."""
-    return os.path.exists(f"{bundle}/oom")
-
-
 async def reopen_log(bundle: str) -> None:
     """Make conmon close its log and open the path again, after a rotation.
 
