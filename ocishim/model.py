@@ -170,6 +170,8 @@ class ContainerStatus(Record):
     process: ProcessRef | None = None
     resources: bytes | None = None
     """LinuxContainerResources in wire format, of the last update; None: as the request had them."""
+    slice_oom_kills: int = 0
+    """OOM kills of its systemd slice that were explained when it was launched, and with its end when it ended."""
 
     @property
     def is_running(self) -> bool:

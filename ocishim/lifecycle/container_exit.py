@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from ocishim.errors import OcishimError
+from ocishim.lifecycle import oom
 from ocishim.linux import cgroup, mount
 from ocishim.model import (
     EXIT_CODE_UNKNOWN,
@@ -35,7 +36,8 @@ async def supervise(node: Node, container: Container) -> None:
     async with container.lock:
         if container.status.has_exited:
             return
-        await _record(container, exit_)
+        async with oom.counting(node, container):
+            await _record(node, container, exit_)
         await _clear_up(node, container)
 
 
@@ -60,16 +62,17 @@ async def _end(node: Node, container: Container) -> Exit | None:
         return exits.read(node.layout.exits, container.id)
 
 
-async def _record(container: Container, exit_: Exit | None) -> None:
-    ooms = await asyncio.to_thread(cgroup.oom_kills, container.metadata.cgroup)
+async def _record(node: Node, container: Container, exit_: Exit | None) -> None:
+    ooms = await oom.of_ended(node, container)
     code = EXIT_CODE_UNKNOWN if exit_ is None else exit_.code
     finished_at = time.time_ns() if exit_ is None else exit_.at
     status = container.status.model_copy(
         update={
             "finished_at": max(finished_at, container.status.started_at),
             "exit_code": code,
-            "reason": reason(code, known=exit_ is not None, ooms=ooms),
+            "reason": reason(code, known=exit_ is not None, ooms=ooms.kills),
             "process": None,
+            "slice_oom_kills": ooms.explained,
         }
     )
     try:

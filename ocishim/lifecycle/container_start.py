@@ -9,9 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ocishim.errors import FailedPrecondition, NotFound, OcishimError, OperationFailed
-from ocishim.lifecycle import pod_cgroup
+from ocishim.lifecycle import oom, pod_cgroup
 from ocishim.lifecycle.container_exit import supervise
-from ocishim.lifecycle.container_update import write_limits
+from ocishim.lifecycle.container_update import tell_systemd, write_limits
 from ocishim.lifecycle.jobs import step
 from ocishim.lifecycle.restore import forget_checkpoint
 from ocishim.linux import cgroup, files, mount, proc
@@ -46,7 +46,9 @@ async def _start(node: Node, container: Container) -> None:
     async with container.lock:
         sandbox = _must_be_startable(node, container)
         with step("record the intent"):
-            await container.update(container.status.model_copy(update={"launched_at": time.time_ns()}))
+            kills = await oom.before_start(node, container)
+            launched = {"launched_at": time.time_ns(), "slice_oom_kills": kills}
+            await container.update(container.status.model_copy(update=launched))
         container.exit_report = asyncio.get_running_loop().create_future()
         try:
             process, started_at = await _launch(node, container, sandbox)
@@ -106,6 +108,9 @@ async def _launch(node: Node, container: Container, sandbox: Sandbox) -> tuple[P
         await asyncio.to_thread(write_limits, node, container)
     with step(f"{'restore' if metadata.restored else 'create'} by {runtime.name}"):
         pid = await conmon.create(node.settings.containers.conmon, runtime, launch, place)
+    if launch.systemd_cgroup:
+        with step("tell systemd of its limits"):
+            await tell_systemd(node, container)
     found = proc.stat(pid)
     if found is None:
         raise OperationFailed(f"its process {pid} is gone before it was started")
@@ -132,6 +137,8 @@ def watch(node: Node, container: Container, process: ProcessRef | None) -> None:
 
 async def _fail(node: Node, container: Container, error: OcishimError | OSError) -> None:
     await _clear(node, container)
+    async with oom.counting(node, container):
+        kills = await oom.of_ended(node, container)
     now = time.time_ns()
     status = container.status.model_copy(
         update={
@@ -139,6 +146,7 @@ async def _fail(node: Node, container: Container, error: OcishimError | OSError)
             "exit_code": runtime_error.command_exit_code(str(error)) or EXIT_CODE_START_ERROR,
             "reason": REASON_START_ERROR,
             "message": str(error),
+            "slice_oom_kills": kills.explained,
         }
     )
     try:

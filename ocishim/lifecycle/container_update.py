@@ -85,6 +85,23 @@ async def reapply(node: Node, container: Container) -> None:
         log.warning("its recorded limits are not all in force: %s", error)
 
 
+async def tell_systemd(node: Node, container: Container) -> None:
+    """Give a container's limits to its scope too, before it starts: crun puts them into the cgroup's files alone.
+
+    A refusal is logged: the limits hold all the same, until systemd sets its units anew.
+    """
+    sandbox = node.sandbox(container.metadata.sandbox_id)
+    path = container.metadata.cgroup
+    if not await asyncio.to_thread(cgroup.exists, path):
+        return  # a VM's runtime may have it elsewhere
+    try:
+        spec = await asyncio.to_thread(_read_spec, node, container)
+        rule = await asyncio.to_thread(_weight_rule, node, container)
+        await pod_cgroup.driver_of(node, sandbox.metadata).limit(path, spec.linux.resources, rule)
+    except (OcishimError, OSError, ValueError) as error:
+        log.warning("%s: systemd is not told of its limits, which a daemon-reload undoes: %s", container.title, error)
+
+
 async def _apply(
     node: Node, container: Container, result: v1.LinuxContainerResources, part: v1.LinuxContainerResources
 ) -> None:
@@ -139,12 +156,15 @@ async def _renew_bundle(node: Node, container: Container) -> None:
 
 def write_limits(node: Node, container: Container) -> None:
     """Put the container's limits, as they are recorded, into its config.json. Blocks."""
-    path = node.layout.container(container.metadata.id).spec
-    with open(path, "rb") as file:
-        spec = RuntimeSpec.model_validate_json(file.read())
+    spec = _read_spec(node, container)
     recorded = statuses.container_resources(container.status, container.config)
     former, fresh = spec.linux.resources, resources.new_container(recorded, node.host)
     fresh.devices, fresh.pids = former.devices, former.pids
     spec.linux.resources = fresh
     spec.process.oom_score_adj = resources.oom_score_adj(recorded.oom_score_adj, node.host)
-    files.write_atomic(path, spec.to_json(), durable=False)
+    files.write_atomic(node.layout.container(container.metadata.id).spec, spec.to_json(), durable=False)
+
+
+def _read_spec(node: Node, container: Container) -> RuntimeSpec:
+    with open(node.layout.container(container.metadata.id).spec, "rb") as file:
+        return RuntimeSpec.model_validate_json(file.read())

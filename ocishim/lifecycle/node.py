@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ocishim.errors import NotFound
 from ocishim.lifecycle.data_files import DataFiles
+from ocishim.lifecycle.oom import OomKills
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,7 @@ class Node:
     meter: Meter
     journal: Journal
     data_files: DataFiles = field(default_factory=DataFiles)
+    oom_kills: OomKills = field(default_factory=OomKills)
 
     def sandbox(self, sandbox_id: str) -> Sandbox:
         """The pod of that id or beginning of one. Raises NotFound."""

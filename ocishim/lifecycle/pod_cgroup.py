@@ -88,6 +88,10 @@ async def release(node: Node, sandbox: Sandbox) -> None:
     metadata = sandbox.metadata
     if node.containers_of(sandbox.id):
         return
+    if not any(
+        each is not sandbox and each.metadata.cgroup_parent == metadata.cgroup_parent for each in node.sandboxes
+    ):
+        node.oom_kills.explained.pop(metadata.cgroup_parent, None)
     if metadata.cgroup_driver == "cgroupfs" and metadata.monitor_cgroup == cgroups.POD:
         await asyncio.to_thread(_remove_monitors, cgroups.monitor_leaf(metadata.cgroup_parent, metadata.id))
     if not owns(sandbox):

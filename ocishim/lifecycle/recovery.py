@@ -48,6 +48,7 @@ async def recover(node: Node) -> None:
         node.images.hold(found.metadata.id, found.metadata.layers)
     for loaded in sandboxes:
         await _recover_sandbox(node, loaded)
+    await node.oom_kills.recover(containers, node.boot_id)
     for each in containers:
         await _recover_container(node, each)
     for _ in (*node.sandbox_records.set_aside, *node.container_records.set_aside):

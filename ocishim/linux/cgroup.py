@@ -14,11 +14,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ocishim.effects import effect
+from ocishim.translate.oom import SliceCounts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = "/sys/fs/cgroup"
+_LOOKS = 8
+"""At counts of kills, until two agree."""
 
 
 def is_v2(root: str = ROOT) -> bool:
@@ -120,13 +123,42 @@ def thaw(cgroup: str, root: str = ROOT) -> None:
 
 def oom_kills(cgroup: str) -> int:
     """How often the kernel's OOM killer struck in this cgroup; 0 where that cannot be read."""
-    for directory in directories(cgroup):
-        for name in ("memory.oom_control", "memory.events"):
-            with suppress(OSError), open(f"{directory}/{name}", encoding="ascii") as file:
-                counters = dict(line.split(maxsplit=1) for line in file)
-                if "oom_kill" in counters:
-                    return int(counters["oom_kill"])
-    return 0
+    return next((kills for each in directories(cgroup) if (kills := _oom_kills(each)) is not None), 0)
+
+
+def slice_oom_kills(cgroup: str, root: str = ROOT) -> SliceCounts | None:
+    """OOM kills in all that is or was below a cgroup, and in what is there; None where v2 does not count them."""
+    if not is_v2(root):
+        return None
+    directory = below(root, cgroup)
+    there = _oom_kills_below(directory, cgroup)
+    for _ in range(_LOOKS):
+        total, before = _oom_kills(directory), there
+        there = _oom_kills_below(directory, cgroup)
+        if total is None:
+            return None
+        if before == there:
+            return SliceCounts(total, there)
+    return None  # kill upon kill: none can be told from another
+
+
+def _oom_kills_below(directory: str, cgroup: str) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with suppress(OSError), os.scandir(directory) as entries:
+        for name in [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]:
+            kills = _oom_kills(f"{directory}/{name}")
+            if kills is not None:
+                found[f"{cgroup}/{name}"] = kills
+    return found
+
+
+def _oom_kills(directory: str) -> int | None:
+    for name in ("memory.oom_control", "memory.events"):
+        with suppress(OSError), open(f"{directory}/{name}", encoding="ascii") as file:
+            counters = dict(line.split(maxsplit=1) for line in file)
+            if "oom_kill" in counters:
+                return int(counters["oom_kill"])
+    return None
 
 
 @effect
