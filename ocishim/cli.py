@@ -57,11 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return SIGNALLED + signal.SIGINT
     except BrokenPipeError:
         # Nobody reads on, as in `ocishim logs | head`; nor may Python complain of it at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+        _drop_output()
         return SIGNALLED + signal.SIGPIPE
     except OSError as error:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _complain(OcishimError(str(error)), failed)
     return code
+
+
+def _drop_output() -> None:
+    """What is in the buffer and cannot be written: Python would try again at its exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
 
 
 def _have_standard_streams() -> None:
