@@ -23,7 +23,7 @@ _ROUGH: Final = 2
 
 def say(text: str) -> None:
     """A line on stdout."""
-    print(text)  # noqa: T201 - the program's output
+    print(text, flush=True)  # noqa: T201 - the program's output
 
 
 def warn(text: str) -> None:

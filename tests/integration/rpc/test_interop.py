@@ -42,7 +42,11 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("npm")
     install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(directory)]
     install.append(SPDY_TRANSPORT)
-    subprocess.run(install, check=True, capture_output=True, timeout=100)
+    try:
+        subprocess.run(install, check=True, capture_output=True, timeout=60)
+    except subprocess.SubprocessError as error:
+        # Not a capability of the host: the registry may be down, and it says nothing of this server.
+        pytest.skip(f"npm cannot install {SPDY_TRANSPORT}: {error}")
     return directory
 
 
